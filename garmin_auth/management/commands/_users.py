@@ -1,0 +1,21 @@
+from contextlib import suppress
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
+from django.core.management.base import CommandError
+
+
+def user_named(name: str) -> Any:
+    """Return the user whose USERNAME_FIELD has this value.
+
+    Raises:
+        CommandError: there is none.
+    """
+    model = get_user_model()
+    user = None
+    with suppress(ValueError, ValidationError):  # It may not even be in the field's form.
+        user = model._default_manager.filter(**{model.USERNAME_FIELD: name}).first()
+    if user is None:
+        raise CommandError(f"There is no user whose {model.USERNAME_FIELD} is {name!r}.")
+    return user

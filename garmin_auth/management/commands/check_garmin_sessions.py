@@ -1,0 +1,162 @@
+import argparse
+import json
+import re
+import sys
+from collections import defaultdict
+from datetime import timedelta
+
+from garmin_auth.checks import check_stored_sessions
+from garmin_auth.health import Check, Outcome, Report, Stopped, check_sessions, due_sessions
+from garmin_auth.models import GarminAuthenticationState
+
+from ._running import QuietCommand, interruptions, positive
+from ._users import user_named
+
+EXIT_EXPIRED = 3
+EXIT_UNSURE = 4
+
+MAX_AGE = 3650 * 86_400  # seconds
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+STOPPED = {
+    Stopped.RATE_LIMITED: "Garmin limits our requests now. Run it again later.",
+    Stopped.MASS_FAILURE: (
+        "Garmin refuses many users and accepts nobody: look at the consumer key and the clock. "
+        "Nothing more is cleared until Garmin accepts somebody again."
+    ),
+    Stopped.UNAVAILABLE: "Garmin does not work or blocks us. Run it again later.",
+    Stopped.SIGNAL: "It was interrupted. The next run goes on where this one stopped.",
+}
+# Names on standard error, for a mail that is still read.
+MAX_NAMES = 20
+
+
+class Command(QuietCommand):
+    help = (
+        "Check that the stored Garmin sessions still live, those checked longest ago first. Made "
+        "for cron. Exit codes: 0 nobody needs to act; 1 or 2 bad use or a broken set-up; 3 a "
+        "session has died; 4 the run stopped early, or some sessions could not be judged."
+    )
+
+    def add_arguments(self, parser):
+        parser.add_argument(
+            "--max-age",
+            type=age,
+            metavar="AGE",
+            help="skip what was validated since: seconds, or 30m, 12h, 2d",
+        )
+        parser.add_argument("--user", help="only this user (value of USERNAME_FIELD)")
+        parser.add_argument("--limit", type=positive, metavar="N", help="check at most N sessions")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="say what would be checked, and do nothing"
+        )
+        parser.add_argument("--format", choices=("text", "json"), default="text")
+
+    def handle(self, *, max_age, user, limit, dry_run, format, **options):
+        self.format = format
+        self.verbosity = options["verbosity"]
+        self.failed = defaultdict(list)
+        self.warned_of_unreadable_rows = False
+        person = user_named(user) if user is not None else None
+        self.warn_of_unreadable_rows()
+        if dry_run:
+            self.say_what_is_due(due_sessions(max_age, person), limit)
+            return
+        with interruptions() as interrupted:
+            report = check_sessions(
+                max_age=max_age,
+                user=person,
+                limit=limit,
+                on_check=self.show,
+                interrupted=interrupted,
+            )
+        self.print_report(report)
+        self.complain(report)
+        if code := exit_code(report):
+            sys.exit(code)
+
+    def warn_of_unreadable_rows(self):
+        databases = [GarminAuthenticationState.objects.current().db]
+        for message in check_stored_sessions(None, databases=databases):
+            self.stderr.write(self.style.WARNING(f"{message.msg} {message.hint}"))
+            self.warned_of_unreadable_rows = True
+
+    def say_what_is_due(self, rows, limit):
+        rows = rows[:limit] if limit else rows
+        if self.format == "json":
+            due = rows.count()
+            self.stdout.write(json.dumps({**Report().as_dict(), "dry_run": True, "due": due}))
+            return
+        due = 0
+        for state in rows.iterator(chunk_size=500):
+            due += 1
+            when = state.last_checked_at
+            when = f"last checked {when:%Y-%m-%d %H:%M} UTC" if when else "never checked"
+            self.stdout.write(f"would check {state.user.get_username()} ({when})")
+        self.stdout.write(
+            f"{due} session{'' if due == 1 else 's'} would be checked. "
+            "Nothing was asked or written."
+        )
+
+    def show(self, check: Check):
+        if check.outcome in (Outcome.EXPIRED, Outcome.UNKNOWN, Outcome.UNREADABLE):
+            self.failed[check.outcome].append(check)
+        if self.format == "json" or (self.verbosity < 2 and check.outcome is Outcome.ACTIVE):
+            return
+        style = {
+            Outcome.ACTIVE: self.style.SUCCESS,
+            Outcome.EXPIRED: self.style.ERROR,
+        }.get(check.outcome, self.style.WARNING)
+        why = f"  {check.error}" if check.error else "  refreshed" if check.refreshed else ""
+        self.stdout.write(f"{style(f'{check.outcome:<10}')}  {check.user.get_username()}{why}")
+
+    def print_report(self, report: Report):
+        if self.format == "json":
+            self.stdout.write(json.dumps(report.as_dict()))
+            return
+        counts = ", ".join(
+            f"{value} {name}"
+            for name, value in report.as_dict().items()
+            if name in ("expired", "unknown", "unreadable", "skipped") and value
+        )
+        self.stdout.write(
+            f"Checked {report.checked} Garmin session{'' if report.checked == 1 else 's'} in "
+            f"{report.duration_s:.1f} s: {report.active} active ({report.refreshed} refreshed)"
+            f"{', ' + counts if counts else ''}."
+        )
+
+    def complain(self, report: Report):
+        """Say on standard error what somebody should know: it is all that cron need mail."""
+        for outcome, sentence in (
+            (Outcome.EXPIRED, "Garmin has ended these sessions; the users must connect again: "),
+            (Outcome.UNKNOWN, "These sessions could not be judged, and are kept: "),
+            (Outcome.UNREADABLE, "These sessions cannot be opened, and are kept: "),
+        ):
+            if outcome is Outcome.UNREADABLE and self.warned_of_unreadable_rows:
+                continue
+            if checks := self.failed[outcome]:
+                names = [check.user.get_username() for check in checks[:MAX_NAMES]]
+                more = len(checks) - len(names)
+                tail = f" and {more} more" if more else ""
+                self.stderr.write(sentence + ", ".join(names) + tail)
+        if report.stopped:
+            self.stderr.write(f"The run stopped early. {STOPPED[report.stopped]}")
+
+
+def exit_code(report: Report) -> int:
+    """Return the command's exit code: 4 beats 3, and unreadable rows alone change nothing."""
+    if report.stopped or report.unknown:
+        return EXIT_UNSURE
+    return EXIT_EXPIRED if report.expired else 0
+
+
+def age(text: str) -> timedelta:
+    """Read ``--max-age``: seconds, or a number with s, m, h or d."""
+    match = re.fullmatch(r"(\d{1,9})([smhd]?)", text.strip(), re.ASCII)
+    if not match:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no age: write seconds, or a number with s, m, h or d, such as 12h"
+        )
+    seconds = int(match[1]) * UNITS[match[2]]
+    if seconds > MAX_AGE:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {MAX_AGE // UNITS['d']} days")
+    return timedelta(seconds=seconds)

@@ -1,0 +1,148 @@
+"""Run the Garmin simulator on its own, to click through a site without Garmin."""
+
+import errno
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+from django.core.management.base import BaseCommand, CommandError
+
+POLL = 0.5  # seconds between two looks at the parent
+
+
+class Command(BaseCommand):
+    help = "Run a simulated Garmin Connect on this machine until interrupted."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser):
+        parser.add_argument(
+            "--port", type=int, default=0, help="Where to listen on 127.0.0.1 (default: any free)."
+        )
+        parser.add_argument(
+            "--account",
+            action="append",
+            default=[],
+            metavar="EMAIL:PASSWORD",
+            help="Open an account; can be repeated.",
+        )
+        parser.add_argument(
+            "--mfa-account",
+            action="append",
+            default=[],
+            metavar="EMAIL:PASSWORD",
+            help="Open an account that asks for a code; can be repeated.",
+        )
+        parser.add_argument(
+            "--ready-file",
+            type=Path,
+            metavar="PATH",
+            help="Write where the simulator is to this file, as JSON, once it listens.",
+        )
+        parser.add_argument(
+            "--latency", type=float, default=0.0, metavar="S", help="Seconds before each answer."
+        )
+        parser.add_argument(
+            "--exit-with-parent",
+            action="store_true",
+            help="End when the process that started this one does.",
+        )
+
+    def handle(self, **options):
+        try:
+            from garmin_auth.testing import GarminSimulator
+        except ImportError as error:
+            raise CommandError(str(error)) from None
+        if not 0 <= options["port"] <= 65535:
+            raise CommandError(f"--port is a number from 0 to 65535, not {options['port']}.")
+        if options["latency"] < 0:
+            raise CommandError("--latency cannot be negative.")
+        accounts = [(*_account(text), False) for text in options["account"]]
+        accounts += [(*_account(text), True) for text in options["mfa_account"]]
+
+        parent = os.getppid()
+        garmin = GarminSimulator(options["port"], code_sent=self.print_code)
+        garmin.set_latency(options["latency"])
+        for email, password, mfa in accounts:
+            try:
+                garmin.add_account(email, password, mfa=mfa)
+            except ValueError as error:
+                raise CommandError(str(error)) from None
+        with _signals() as ended:
+            try:
+                garmin.start()
+            except OSError as error:
+                raise CommandError(_why_not(error, options["port"])) from None
+            try:
+                self.announce(garmin, accounts)
+                _write_ready_file(options["ready_file"], garmin)
+                while not ended.wait(POLL):
+                    if options["exit_with_parent"] and os.getppid() != parent:
+                        break
+            finally:
+                garmin.stop()
+                if options["ready_file"]:
+                    options["ready_file"].unlink(missing_ok=True)
+
+    def announce(self, garmin, accounts):
+        self.stdout.write(f"Garmin simulator: proxy   {garmin.proxy_url}")
+        self.stdout.write(f"                  CA file {garmin.ca_bundle}")
+        self.stdout.write(f"                  control {garmin.control_url}")
+        self.stdout.write("In the site's settings:")
+        for name, value in garmin.settings.items():
+            self.stdout.write(f"    {name} = {json.dumps(value)}")
+        for email, password, mfa in accounts:
+            self.stdout.write(f"Account: {email} {password}{' (asks for a code)' if mfa else ''}")
+        self.stdout.flush()
+
+    def print_code(self, email, code):
+        self.stdout.write(f"Code for {email}: {code}")
+        self.stdout.flush()
+
+
+class _signals:
+    """An event that SIGINT and SIGTERM set, for the length of a with block."""
+
+    def __enter__(self):
+        ended = threading.Event()
+        self.previous = {}
+        # Only the main thread may handle signals; call_command() may run in another.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, lambda *_: ended.set())
+        return ended
+
+    def __exit__(self, *exc_info):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def _account(text):
+    email, _, password = text.partition(":")
+    if "@" not in email or not password:
+        raise CommandError(f"An account is EMAIL:PASSWORD, not {text!r}.")
+    return email, password
+
+
+def _why_not(error, port):
+    if error.errno == errno.EADDRINUSE:
+        return f"Port {port} of 127.0.0.1 is in use: choose another, or none for any free one."
+    return f"Cannot listen on port {port} of 127.0.0.1: {error.strerror}."
+
+
+def _write_ready_file(path, garmin):
+    if path is None:
+        return
+    where = {
+        "proxy_url": garmin.proxy_url,
+        "ca_bundle": garmin.ca_bundle,
+        "control_url": garmin.control_url,
+    }
+    # In one step, so that whoever waits for the file never reads half of it.
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(json.dumps(where))
+        part.replace(path)
+    except OSError as error:
+        raise CommandError(f"Cannot write {path}: {error.strerror}.") from None
