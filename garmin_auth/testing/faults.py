@@ -1,0 +1,168 @@
+"""The ways in which the simulator can be told to fail, and the queue of those it was told."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import RLock
+
+from . import answers
+from .answers import Answer
+from .journal import STEPS
+
+WEB = tuple(step for step in STEPS if step != "connect")
+SSO_JSON = ("login", "verify_code")
+CODE = ("verify_code",)
+FOREVER = 86_400.0  # seconds
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to fail.
+
+    `steps` where it makes sense; `options` with their defaults. With `answer` the request is not
+    processed and gets that answer. Without, the server does it: see `Connection` in `server`.
+    """
+
+    steps: tuple[str, ...]
+    answer: Callable[..., Answer] | None = None
+    options: dict = field(default_factory=dict)
+
+
+def _status(status: int, body: str | None, headers: dict[str, str] | None) -> Answer:
+    if body is None:
+        body = f"<html><body><h1>{status} {answers.phrase(status)}</h1></body></html>"
+    return answers.as_html(body, status, list((headers or {}).items()))
+
+
+def _redirect(location: str) -> Answer:
+    return answers.as_html("", 302, [("Location", location)])
+
+
+def _refusal(reason: str) -> Callable[..., Answer]:
+    return lambda status: answers.sso_refusal(reason, status=status)
+
+
+KINDS = {
+    # Answers in place of Garmin's: the request is not processed.
+    "status": Kind(STEPS, _status, {"status": 503, "body": None, "headers": None}),
+    "rate_limited": Kind(WEB, answers.rate_limited, {"retry_after": None}),
+    "rate_limited_427": Kind(WEB, answers.rate_limited_427),
+    "rate_limited_200": Kind(WEB, answers.rate_limited_200),
+    "blocked": Kind(WEB, answers.blocked),
+    "challenge_page": Kind(WEB, answers.challenge_page),
+    "captcha": Kind(SSO_JSON, _refusal("captcha"), {"status": None}),
+    "locked": Kind(SSO_JSON, _refusal("locked"), {"status": None}),
+    "disabled": Kind(SSO_JSON, _refusal("disabled"), {"status": None}),
+    "unknown_type": Kind(
+        SSO_JSON,
+        answers.sso_unknown_type,
+        {"kind": "SOMETHING_NEW", "message": "", "status": 200},
+    ),
+    "code_409": Kind(CODE, _refusal("code_409"), {"status": None}),
+    "code_invalid": Kind(CODE, _refusal("code_invalid"), {"status": None}),
+    "code_expired": Kind(CODE, _refusal("code_expired"), {"status": None}),
+    "code_max": Kind(CODE, _refusal("code_max"), {"status": None}),
+    "dead": Kind(("exchange",), answers.dead),
+    "app_validation": Kind(("preauthorized", "exchange"), answers.app_validation),
+    "token_inactive": Kind(("api",), answers.token_inactive),
+    "unauthorized_other": Kind(WEB, answers.unauthorized_other),
+    "html": Kind(WEB, lambda: answers.as_html("<html><body>Garmin Connect</body></html>")),
+    "wrong_json": Kind(WEB, lambda value: answers.as_json(value), {"value": ["unexpected"]}),
+    "empty": Kind(WEB, Answer),
+    "no_content": Kind(WEB, lambda: Answer(204)),
+    "redirect": Kind(WEB, _redirect, {"location": "https://evil.example/"}),
+    # The connection fails before the request is processed.
+    "reset": Kind(STEPS),
+    "stall": Kind(STEPS, options={"seconds": FOREVER}),
+    "refused": Kind(("connect",)),
+    "tls_failure": Kind(("connect",)),
+    # The request is processed; its answer does not arrive, or not as it should.
+    "truncated_json": Kind(WEB),
+    "reset_mid_body": Kind(WEB),
+    "slow_headers": Kind(STEPS, options={"interval": 1.0}),
+    "trickle": Kind(WEB, options={"interval": 1.0}),
+    "drop_after": Kind(WEB),
+}
+
+
+@dataclass
+class Fault:
+    name: str
+    times: int | None
+    account: str | None
+    options: dict
+
+    def answer(self) -> Answer | None:
+        """The answer this fault gives in place of Garmin's; None when the server must act."""
+        make = KINDS[self.name].answer
+        return make(**self.options) if make else None
+
+
+class Faults:
+    """What will go wrong, in order, for each step."""
+
+    def __init__(self, lock: RLock):
+        self._lock = lock
+        self._queues: dict[str, deque[Fault]] = {step: deque() for step in STEPS}
+
+    def add(
+        self, step: str, name: str, times: int | None = 1, account: str | None = None, **options
+    ) -> None:
+        """Queue a fault.
+
+        Raises `ValueError` for a step, fault or option that does not exist, naming the legal ones.
+        """
+        _check(step, STEPS, "step")
+        _check(name, KINDS, "fault")
+        kind = KINDS[name]
+        _check(step, kind.steps, f"step for the fault {name!r}")
+        for option in options:
+            _check(option, kind.options, f"option of the fault {name!r}")
+        if times is not None and (not isinstance(times, int) or times < 1):
+            raise ValueError(f"times is a number from 1, or None for until healed; not {times!r}.")
+        fault = Fault(name, times, account and account.lower(), kind.options | options)
+        _check_values(fault)
+        with self._lock:
+            self._queues[step].append(fault)
+
+    def heal(self, step: str | None = None) -> None:
+        """Forget the faults of one step, or of all."""
+        if step is not None:
+            _check(step, STEPS, "step")
+        with self._lock:
+            for queue in [self._queues[step]] if step else self._queues.values():
+                queue.clear()
+
+    def take(self, step: str, owner: str | None = None) -> Fault | None:
+        """The fault for a request of this step and account, used up by being taken."""
+        with self._lock:
+            for fault in self._queues.get(step, ()):
+                if fault.account is not None and fault.account != (owner or "").lower():
+                    continue
+                if fault.times is not None:
+                    fault.times -= 1
+                    if not fault.times:
+                        self._queues[step].remove(fault)
+                return fault
+        return None
+
+
+def _check(value: str, legal, what: str) -> None:
+    if value not in legal:
+        names = ", ".join(sorted(legal)) or "none"
+        raise ValueError(f"{value!r} is no {what}. Legal: {names}.")
+
+
+def _check_values(fault: Fault) -> None:
+    # Here, where it is an error of the test's, and not later in a thread of the server.
+    try:
+        for option in ("seconds", "interval"):
+            if not fault.options.get(option, 0) >= 0:
+                raise ValueError(f"{option} is negative")
+        if answer := fault.answer():
+            if not 200 <= answer.status <= 599:
+                raise ValueError("status is a number from 200 to 599")
+            answer.head()
+    except (TypeError, ValueError, AttributeError) as error:
+        message = f"The fault {fault.name!r} cannot have {fault.options}: {error}."
+        raise ValueError(message) from None

@@ -1,0 +1,284 @@
+"""The server: an HTTP CONNECT proxy on loopback that is itself every host it lets through.
+
+A thread a connection. Nothing here connects to anything.
+"""
+
+import contextlib
+import os
+import socket
+import ssl
+import struct
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+import trustme
+
+from . import control, steps
+from .answers import Answer, as_json
+from .faults import KINDS, Fault
+from .wire import BadRequest, Request, pause, read_request
+
+if TYPE_CHECKING:
+    from .simulator import GarminSimulator
+
+LOOPBACK = "127.0.0.1"
+BACKLOG = 128
+JOIN = 10.0  # seconds
+
+_running: "weakref.WeakSet[Server]" = weakref.WeakSet()
+
+
+class Server:
+    """Listens, and gives each connection a thread."""
+
+    def __init__(self, simulator: "GarminSimulator", port: int):
+        """Bind 127.0.0.1:`port` (0: any free one). Raises `OSError` when the port is taken."""
+        self.simulator = simulator
+        self.stopping = False
+        self._listener = socket.create_server((LOOPBACK, port), backlog=BACKLOG)
+        self.port: int = self._listener.getsockname()[1]
+        authority = trustme.CA()
+        self.ca_pem: bytes = authority.cert_pem.bytes()
+        self._contexts = {host: _context(authority, host) for host in steps.HOSTS}
+        self._connections: dict[Connection, threading.Thread] = {}
+        self._thread = threading.Thread(
+            target=self._accept, name=f"garmin-simulator-{self.port}", daemon=True
+        )
+        _running.add(self)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the listener and every connection, and wait for their threads."""
+        self.stopping = True
+        # accept() returns on every platform when somebody connects; on some, only then.
+        with contextlib.suppress(OSError):
+            socket.create_connection((LOOPBACK, self.port), timeout=JOIN).close()
+        self._thread.join(JOIN)
+        self._listener.close()
+        connections = list(self._connections.items())
+        for connection, _ in connections:
+            connection.hang_up()
+        for _, thread in connections:
+            thread.join(JOIN)
+        _running.discard(self)
+
+    def abandon(self) -> None:
+        """Close what a forked child has inherited: its copies would keep connections open."""
+        for owner in (self, *self._connections):
+            with contextlib.suppress(OSError):
+                os.close(owner.detach())
+        self._connections.clear()
+
+    def detach(self) -> int:
+        return self._listener.detach()
+
+    def context(self, host: str, trusted: bool = True) -> ssl.SSLContext:
+        return self._contexts[host] if trusted else _context(trustme.CA(), host)
+
+    def forget(self, connection: "Connection") -> None:
+        self._connections.pop(connection, None)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                if self.stopping:
+                    return
+                time.sleep(0.05)  # out of file descriptors: some may be freed
+                continue
+            if self.stopping:
+                sock.close()
+                return
+            connection = Connection(self, sock)
+            thread = threading.Thread(
+                target=connection.run, name="garmin-simulator-connection", daemon=True
+            )
+            self._connections[connection] = thread
+            thread.start()
+
+
+def _context(authority: "trustme.CA", host: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(host).configure_cert(context)
+    context.num_tickets = 0  # no client resumes, and unread tickets would turn a FIN into a reset
+    return context
+
+
+class Connection:
+    """One client: a CONNECT and what comes through it, or calls of the control API."""
+
+    def __init__(self, server: Server, sock: socket.socket):
+        self.server = server
+        self.simulator = server.simulator
+        self.socket = sock
+        self.reader = sock.makefile("rb")
+
+    def run(self) -> None:
+        # Whatever the client does to its connection ends this thread, and nothing else.
+        try:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._serve()
+        except (OSError, BadRequest):
+            pass
+        finally:
+            self.close()
+            self.server.forget(self)
+
+    def hang_up(self) -> None:
+        """Wake the thread of this connection, whatever it waits for; from another thread."""
+        # Not SSLSocket.shutdown(): that takes the TLS state away from under the thread using it.
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+
+    def detach(self) -> int:
+        return self.socket.detach()
+
+    def close(self, reset: bool = False) -> None:
+        with contextlib.suppress(OSError):
+            if reset:
+                linger = struct.pack("ii", 1, 0)
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.reader.close()
+            self.socket.close()
+
+    def _serve(self) -> None:
+        while request := read_request(self.reader):
+            if request.method == "CONNECT":
+                return self._tunnel(request)
+            self._send(control.answer(self.simulator, request))
+            if request.wants_close:
+                return None
+        return None
+
+    # The proxy
+
+    def _tunnel(self, request: Request) -> None:
+        host, _, port = request.target.rpartition(":")
+        if host not in steps.HOSTS or port != "443":
+            self.simulator.journal.count("refused_host")
+            self._note("connect", request, host, 403, None)
+            return self._send(as_json({"message": f"The simulator is not {request.target}"}, 403))
+        self.simulator.journal.count("connect")
+        fault = self.simulator.faults.take("connect")
+        name = fault.name if fault else None
+        refusal = fault.answer() if fault else None
+        through = name in {None, "slow_headers", "tls_failure"}
+        status = 200 if through else refusal and refusal.status
+        self._note("connect", request, host, status, fault)
+        if name == "reset":
+            return self.close(reset=True)
+        if name == "stall":
+            return pause(self.socket, fault.options["seconds"])
+        if refusal:
+            return self._send(refusal)
+        if not through:
+            return None
+        established = b"HTTP/1.1 200 Connection established\r\n\r\n"
+        if name == "slow_headers":
+            self._drip(established, fault.options["interval"])
+        else:
+            self.socket.sendall(established)
+        self._start_tls(self.server.context(host, trusted=name != "tls_failure"))
+        while inner := read_request(self.reader, host):
+            if not self._respond(inner):
+                return None
+        return None
+
+    def _start_tls(self, context: ssl.SSLContext) -> None:
+        self.reader.close()
+        self.socket = context.wrap_socket(
+            self.socket, server_side=True, do_handshake_on_connect=False
+        )
+        if self.server.stopping:  # hang_up() may have met the socket that this one replaces
+            raise ConnectionAbortedError("the simulator stops")
+        self.reader = self.socket.makefile("rb")
+        self.socket.do_handshake()
+
+    # Garmin
+
+    def _respond(self, request: Request) -> bool:
+        """Answer one request; False when the connection is over."""
+        simulator = self.simulator
+        step = steps.step_of(request)
+        owner = steps.owner(step, request, simulator.garmin)
+        simulator.journal.count(step)
+        fault = simulator.faults.take(step, owner)
+        answer = self._answer(step, request, fault)
+        arrives = answer is not None and not (fault and fault.name == "drop_after")
+        self._note(step, request, request.host, answer.status if arrives else None, fault, owner)
+        if simulator.latency:
+            pause(self.socket, simulator.latency)
+        if fault and KINDS[fault.name].answer is None:
+            self._misdeliver(fault, answer)
+            return fault.name in {"slow_headers", "trickle", "truncated_json"}
+        self._send(answer)
+        return not request.wants_close
+
+    def _answer(self, step: str, request: Request, fault: Fault | None) -> Answer | None:
+        if fault and fault.name in {"reset", "stall"}:
+            return None
+        if fault and (answer := fault.answer()):
+            return answer
+        return steps.answer(step, request, self.simulator.garmin, self.simulator.journal)
+
+    def _misdeliver(self, fault: Fault, answer: Answer | None) -> None:
+        if fault.name in {"reset", "drop_after"}:
+            return self.close(reset=True)
+        if fault.name == "stall":
+            return pause(self.socket, fault.options["seconds"])
+        half = answer.body[: len(answer.body) // 2]
+        if fault.name == "truncated_json":
+            return self.socket.sendall(answer.head(len(half)) + half)
+        if fault.name == "reset_mid_body":
+            self.socket.sendall(answer.head() + half)
+            pause(self.socket, 0.05)  # a reset overtakes what the client has not read yet
+            return self.close(reset=True)
+        if fault.name == "slow_headers":
+            self._drip(answer.head(), fault.options["interval"])
+            return self.socket.sendall(answer.body)
+        self.socket.sendall(answer.head())
+        return self._drip(answer.body, fault.options["interval"])
+
+    def _send(self, answer: Answer) -> None:
+        self.socket.sendall(answer.head() + answer.body)
+
+    def _drip(self, data: bytes, interval: float) -> None:
+        for i in range(len(data)):
+            # Not after the last byte: the client may speak then, which pause() takes for leaving.
+            if i:
+                pause(self.socket, interval)
+            self.socket.sendall(data[i : i + 1])
+
+    def _note(
+        self,
+        step: str,
+        request: Request,
+        host: str,
+        status: int | None,
+        fault: Fault | None,
+        owner: str | None = None,
+    ) -> None:
+        # The path only: a query carries service tickets.
+        self.simulator.journal.note(
+            step=step,
+            method=request.method,
+            host=host,
+            path=request.path if request.host else "",
+            status=status,
+            account=owner,
+            user_agent=request.headers.get("user-agent", ""),
+            fault=fault.name if fault else None,
+        )
+
+
+def _after_fork() -> None:
+    for server in list(_running):
+        server.abandon()
+    _running.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
