@@ -1,0 +1,52 @@
+# All a newcomer needs: make demo, make test. Each sets up what it needs in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help demo test check soak clean
+
+help:
+	@echo "make demo    the whole story against a simulated Garmin, then a site to look at"
+	@echo "             (ARGS=--once ends after the story)"
+	@echo "make test    all tests, on every database that is reachable"
+	@echo "make soak    the long proofs: kills, random interleavings, fuzzing; some minutes"
+	@echo "make check   style, types, migrations, settings, the wheel"
+
+demo: $(VENV)/.ready
+	@$(BIN)/python manage.py demo --settings tests.demo_settings $(ARGS)
+
+test: $(VENV)/.ready
+	@$(BIN)/python -m tests $(ARGS)
+
+check: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python manage.py check --settings tests.deploy_settings --deploy --fail-level WARNING
+	$(BIN)/python manage.py check --settings tests.settings --database default --tag database
+	$(BIN)/python -m tests.wheel
+
+soak: $(VENV)/.ready
+	GARMIN_AUTH_KILLS=20 GARMIN_AUTH_EXAMPLES=500 GARMIN_AUTH_REFUSED=1000 \
+		GARMIN_AUTH_ROTATED=10000 GARMIN_AUTH_WORKERS=8 \
+		$(BIN)/python -m pytest -q -s tests/test_killed.py tests/test_state_machine.py \
+		tests/test_storms.py tests/test_rotation_under_load.py
+	$(BIN)/python -m tests.fuzz --examples 50000
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo.sqlite3*
+
+# Made anew when what is to be installed changes. Without MariaDB's client library the driver
+# cannot be built; the tests on MariaDB are then left out, and the summary says so.
+$(VENV)/.ready: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "Setting up $(VENV) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[check]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mysql]' \
+		>$(VENV)/mysqlclient.log 2>&1 || true
+	@touch $@

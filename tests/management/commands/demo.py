@@ -1,0 +1,221 @@
+"""The main job, told as it happens: several processes, one database, a simulated Garmin."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connection
+from django.test import override_settings
+
+from garmin_auth.login import disconnect, start_login
+from garmin_auth.models import GarminAuthenticationState
+from garmin_auth.testing import GarminSimulator
+
+ADDRESS = ("127.0.0.1", 8000)
+
+# What a web process does with a login form, another with the code, and a worker with the session.
+LOGIN = """
+from garmin_auth.login import start_login
+print(start_login(user, {email!r}, {password!r}))
+"""
+CODE = """
+from garmin_auth.login import submit_mfa
+print(submit_mfa(user, {code!r}))
+"""
+WORKER = """
+import garth
+from garmin_auth.sessions import garmin_client
+with garmin_client(user) as client:
+    day = garth.DailySummary.get("2026-11-22", client=client)
+print(f"{{client.username}} on {{day.calendar_date}}: {{day.total_steps}} steps, "
+      f"resting heart rate {{day.resting_heart_rate}}")
+"""
+PROCESS = """
+import django, os, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+django.setup()
+from django.contrib.auth import get_user_model
+user = get_user_model().objects.get(username={username!r})
+"""
+
+PEOPLE = {
+    "ana": "her session has been ended by Garmin",
+    "ben": "connected, with MFA",
+    "cleo": "a login of hers waits for a code",
+    "dora": "connected, and a new login waits for a code",
+    "emil": "has disconnected his account",
+    "finn": "connected, but no key opens what is stored",
+    "gwen": "has never connected",
+}
+WITH_MFA = ("ben", "cleo", "dora")
+
+
+class Command(BaseCommand):
+    help = "Tell the story of garmin_auth against a simulated Garmin, on SQLite; then serve it."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser):
+        parser.add_argument("--once", action="store_true", help="end after the story")
+
+    def handle(self, *, once, **options):
+        if connection.vendor != "sqlite":
+            raise CommandError("The demo runs on SQLite: unset GARMIN_AUTH_TEST_DATABASE.")
+        if not once:
+            self.require_free_port()
+        signal.signal(signal.SIGTERM, lambda *arguments: sys.exit(0))
+        self.fresh_database()
+        self.passwords = {username: f"{username}'s password" for username in PEOPLE}
+        with (
+            GarminSimulator(code_sent=self.show_mail) as garmin,
+            override_settings(**garmin.settings),
+        ):
+            self.garmin = garmin
+            self.environment = {**os.environ, **garmin.environment}
+            try:
+                self.story()
+                if not once:
+                    self.every_state()
+                    self.serve()
+            except KeyboardInterrupt:
+                self.stdout.write("\nStopped.")
+
+    def story(self):
+        for username in PEOPLE:
+            get_user_model().objects.create_user(username, password=username)
+            self.garmin.add_account(*self.login_of(username), mfa=username in WITH_MFA)
+
+        self.title("Ana has no MFA. She types her Garmin password; a web process logs her in.")
+        self.script("ana", LOGIN, **self.credentials("ana"))
+
+        self.title("Ben has MFA. Garmin mails him a code, and the web process may forget him.")
+        self.script("ben", LOGIN, **self.credentials("ben"))
+
+        self.title("Ben types the code. Another process finishes his login.")
+        self.script("ben", CODE, code=self.garmin.mfa_code("ben@example.com"))
+
+        self.title("A worker, with neither password nor code, syncs for Ben.")
+        self.script("ben", WORKER)
+
+        self.title("All that the database holds of them, read with raw SQL:")
+        self.show_table()
+
+        self.title(
+            "Ana changes her password at Garmin. Cron checks the sessions and finds hers dead."
+        )
+        self.passwords["ana"] = "ana's new password"
+        self.garmin.set_password(*self.login_of("ana"), sign_out_everywhere=True)
+        code = self.process("manage.py", "check_garmin_sessions", expect=3)
+        self.stdout.write(f"  exit code {code}: a session has died, somebody needs to act")
+
+    def every_state(self):
+        """Bring the other people into the states that ``PEOPLE`` tells."""
+        users = {user.username: user for user in get_user_model().objects.all()}
+        self.title("Codes that Garmin mails for the states to look at:")
+        start_login(users["cleo"], *self.login_of("cleo"))
+        states = GarminAuthenticationState.objects
+        for username in ("dora", "emil", "finn"):
+            email, _ = self.login_of(username)
+            states.connect(
+                users[username].pk,
+                engine="garth",
+                session_data=self.garmin.issue_session(email),
+                account_name=email,
+                validated_at=None,
+            )
+        start_login(users["dora"], *self.login_of("dora"))
+        disconnect(users["emil"])
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"UPDATE {states.model._meta.db_table} SET session_data = %s, account_name = %s "
+                "WHERE user_id = %s",
+                [b"written with a lost key", b"written with a lost key", users["finn"].pk],
+            )
+        get_user_model().objects.create_superuser("admin", password="admin")
+
+    def serve(self):
+        host, port = ADDRESS
+        site = f"http://{host}:{port}"
+        self.title(f"The site is at {site}/garmin/ and its admin at {site}/admin/")
+        self.stdout.write("Log in as one of these; the password is the name.")
+        for username, state in {**PEOPLE, "admin": "superuser"}.items():
+            self.stdout.write(f"  {username:<6} {state}")
+        self.stdout.write("To connect one at the simulated Garmin:")
+        for username in PEOPLE:
+            email, password = self.login_of(username)
+            code = "  (asks for a code, which is shown here)" if username in WITH_MFA else ""
+            self.stdout.write(f"  {email:<18} {password}{code}")
+        self.stdout.write("Ctrl-C stops it all.\n")
+        call_command("runserver", f"{host}:{port}", use_reloader=False, skip_checks=True)
+
+    def login_of(self, username):
+        return f"{username}@example.com", self.passwords[username]
+
+    def credentials(self, username):
+        return dict(zip(("email", "password"), self.login_of(username), strict=True))
+
+    def require_free_port(self):
+        try:
+            socket.create_server(ADDRESS).close()
+        except OSError as exc:
+            raise CommandError(
+                f"Port {ADDRESS[1]} is in use: stop what listens there, or run the story alone "
+                "with make demo ARGS=--once."
+            ) from exc
+
+    def fresh_database(self):
+        path = Path(connection.settings_dict["NAME"])
+        for file in path.parent.glob(f"{path.name}*"):
+            file.unlink()
+        call_command("migrate", verbosity=0, skip_checks=True)
+        self.stdout.write(f"A fresh SQLite database: {path}")
+
+    def title(self, text):
+        self.stdout.write(f"\n{self.style.MIGRATE_HEADING(text)}")
+
+    def show_mail(self, email, code):
+        self.stdout.write(f"  [mail to {email}] Your Garmin code is {code}")
+
+    def script(self, username, script, **values):
+        """Run Python code in an operating-system process of its own."""
+        self.process("-c", PROCESS.format(username=username) + script.format(**values))
+
+    def process(self, *arguments, expect=0):
+        """Run Python in a process of its own, show what it printed, and return its exit code."""
+        child = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=settings.BASE_DIR,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            output, _ = child.communicate(timeout=120)
+        finally:
+            child.kill()
+        if child.returncode != expect:
+            raise CommandError(f"Process {child.pid} ended with {child.returncode}:\n{output}")
+        for line in output.splitlines():
+            self.stdout.write(f"  [process {child.pid}] {line}")
+        return child.returncode
+
+    def show_table(self):
+        columns = ("user_id", "status", "session_data", "account_name", "mfa_challenge")
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT {', '.join(columns)} FROM {GarminAuthenticationState._meta.db_table}"
+            )
+            for row in cursor.fetchall():
+                self.stdout.write("  " + "  ".join(map(shorten, columns, row)))
+
+
+def shorten(column, value):
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    return f"{column}={text if len(text) < 20 else text[:20] + '…'}"

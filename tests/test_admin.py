@@ -1,0 +1,287 @@
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from garmin_auth.models import GarminAuthenticationState, Status
+
+from .conftest import EMAIL, PASSWORD, raw_row, state_of
+from .test_models import spoil
+
+pytestmark = pytest.mark.django_db
+LIST = reverse("admin:garmin_auth_garminauthenticationstate_changelist")
+
+
+@pytest.fixture
+def staff(client, django_user_model):
+    """Log a member of staff in who has the given permissions, and return the test client."""
+
+    def staff(*permissions, superuser=False):
+        user = django_user_model.objects.create_user(
+            "staff", password=PASSWORD, is_staff=True, is_superuser=superuser
+        )
+        for permission in permissions:
+            codename = f"{permission}_garminauthenticationstate"
+            user.user_permissions.add(Permission.objects.get(codename=codename))
+        client.force_login(user)
+        return client
+
+    return staff
+
+
+def change_url(user):
+    return reverse("admin:garmin_auth_garminauthenticationstate_change", args=[state_of(user).pk])
+
+
+def run(client, action, *users):
+    return client.post(
+        LIST,
+        {"action": action, "_selected_action": [state_of(user).pk for user in users]},
+        follow=True,
+    )
+
+
+def text_of(response):
+    return response.content.decode()
+
+
+def test_the_list_shows_user_and_state(staff, user, connect):
+    connect(user)
+
+    page = text_of(staff("view").get(LIST))
+
+    assert "ana" in page
+    assert '<td class="field-state">connected</td>' in page
+
+
+def test_both_facts_are_shown_of_a_connected_user_who_logs_in_again(staff, user, connect):
+    connect(user)
+    GarminAuthenticationState.objects.begin_challenge(user.pk, "{}")
+
+    assert "connected, waiting for a code" in text_of(staff("view").get(LIST))
+
+
+def test_a_row_without_session_says_why(staff, user, connect, garmin):
+    connect(user)
+    GarminAuthenticationState.objects.disconnect(user.pk, "staff")
+
+    assert "disconnected by staff" in text_of(staff("view").get(LIST))
+
+
+def test_an_unreadable_row_breaks_nothing_and_is_shown_as_such(staff, user, other_user, connect):
+    connect(user)
+    connect(other_user, "ben@example.com")
+    spoil(user)
+    client = staff("view")
+
+    assert text_of(client.get(LIST)).count("unreadable: no key opens it") == 1
+    assert "unreadable: no key opens it" in text_of(client.get(change_url(user)))
+    assert "unreadable" not in text_of(client.get(change_url(other_user)))
+
+
+def test_a_row_of_an_engine_that_is_not_installed_is_shown_as_such(staff, user, connect):
+    connect(user)
+    GarminAuthenticationState.objects.update(engine="another")
+
+    assert "unreadable: its engine is not installed" in text_of(staff("view").get(LIST))
+
+
+def test_nothing_secret_is_shown_not_even_encrypted(staff, user, connect):
+    connect(user)
+    GarminAuthenticationState.objects.begin_challenge(user.pk, '{"cookies": "secret"}')
+    client = staff(superuser=True)
+
+    pages = text_of(client.get(LIST)) + text_of(client.get(change_url(user)))
+
+    assert "gAAAA" not in pages
+    assert EMAIL not in pages
+
+
+def test_the_list_takes_a_constant_number_of_queries_that_decrypt_nothing(staff, connect):
+    client = staff("view")
+
+    def queries():
+        with CaptureQueriesContext(
+            connection,
+        ) as captured:
+            assert client.get(LIST).status_code == 200
+        return captured.captured_queries
+
+    for number in range(2):
+        connect(User.objects.create_user(f"user {number}"), f"{number}@example.com")
+    few = queries()
+    for number in range(2, 30):
+        connect(User.objects.create_user(f"user {number}"), f"{number}@example.com")
+    # Were one of them decrypted, the page would fail.
+    GarminAuthenticationState.objects.update(session_data="x")
+    for user in User.objects.filter(username__startswith="user"):
+        spoil(user, "account_name")
+
+    many = queries()
+
+    assert len(many) == len(few)
+    assert not any("account_name" in query["sql"] for query in many)
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("status__exact=active", 1),
+        ("status__exact=mfa_pending", 0),
+        ("engine=garth", 1),
+        ("validated=never", 1),
+        ("validated=day", 0),
+        ("validated=week", 0),
+        ("validated=older", 0),
+        ("q=ana", 1),
+        ("q=ana@site", 1),
+        ("q=nobody", 0),
+        (f"q={EMAIL}", 0),
+    ],
+)
+def test_filters_and_search(staff, user, connect, query, found):
+    connect(user)
+
+    page = text_of(staff("view").get(f"{LIST}?{query}"))
+
+    assert page.count('class="field-state') == found
+
+
+def test_nobody_may_add_a_row(staff):
+    response = staff(superuser=True).get(reverse("admin:garmin_auth_garminauthenticationstate_add"))
+
+    assert response.status_code == 403
+
+
+def test_a_row_cannot_be_saved_not_even_by_a_superuser(staff, user, connect):
+    connect(user)
+    client = staff(superuser=True)
+
+    assert 'name="_save"' not in text_of(client.get(change_url(user)))
+    assert client.post(change_url(user), {}).status_code == 403
+
+
+def test_without_any_permission_the_list_is_closed(staff):
+    assert staff().get(LIST).status_code == 403
+
+
+def test_viewers_have_no_actions(staff, user, connect, garmin):
+    connect(user)
+    client = staff("view")
+
+    assert 'value="check_now"' not in text_of(client.get(LIST))
+    run(client, "disconnect", user)
+
+    assert state_of(user).status == Status.ACTIVE
+    assert garmin.counts["api"] == 0
+
+
+def test_change_permission_is_enough_for_list_page_and_actions(staff, user, connect):
+    connect(user)
+    client = staff("change")
+
+    page = text_of(client.get(LIST))
+
+    assert 'value="check_now"' in page
+    assert 'value="disconnect"' in page
+    assert 'value="delete_selected"' not in page
+    assert client.get(change_url(user)).status_code == 200
+
+
+def test_check_now_tells_each_result_and_writes_the_history(
+    staff, user, other_user, connect, garmin
+):
+    connect(user)
+    connect(other_user, "ben@example.com")
+    garmin.revoke("ben@example.com")
+
+    page = text_of(run(staff("change"), "check_now", user, other_user))
+
+    assert "“ana”: works" in page
+    assert "“ben”: was ended by Garmin; the user has to connect again" in page
+    assert state_of(other_user).status == Status.DISCONNECTED
+    assert LogEntry.objects.filter(object_id=str(state_of(user).pk)).count() == 1
+    entry = LogEntry.objects.get(object_id=str(state_of(other_user).pk))
+    assert "was ended by Garmin" in entry.get_change_message()
+
+
+def test_check_now_keeps_what_cannot_be_judged(staff, user, connect, garmin):
+    connect(user)
+    before = raw_row(user)["session_data"]
+    garmin.fail("api", "status", status=503, times=None)
+
+    page = text_of(run(staff("change"), "check_now", user))
+
+    assert "“ana”: could not be judged, and is kept" in page
+    assert raw_row(user)["session_data"] == before
+
+
+def test_check_now_says_what_to_do_about_an_unreadable_row(staff, user, connect):
+    connect(user)
+    spoil(user)
+
+    assert "end of FERNET_KEYS" in text_of(run(staff("change"), "check_now", user))
+
+
+def test_check_now_of_a_row_without_session(staff, user, connect):
+    connect(user)
+    GarminAuthenticationState.objects.disconnect(user.pk, "user")
+
+    assert "“ana”: is not connected" in text_of(run(staff("change"), "check_now", user))
+
+
+def test_disconnect_says_who_asked_for_it(staff, user, other_user, connect):
+    connect(user)
+    GarminAuthenticationState.objects.begin_challenge(other_user.pk, "{}")
+    GarminAuthenticationState.objects.end_challenge(other_user.pk)
+
+    page = text_of(run(staff("change"), "disconnect", user, other_user))
+
+    assert "“ana”: disconnected" in page
+    assert "“ben”: was not connected" in page
+    assert state_of(user).ended_reason == "staff"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_actions_work_under_atomic_requests(staff, user, connect):
+    connect(user)
+    client = staff("change")
+    connection.settings_dict["ATOMIC_REQUESTS"] = True
+    try:
+        page = text_of(run(client, "check_now", user))
+    finally:
+        connection.settings_dict["ATOMIC_REQUESTS"] = False
+
+    assert "“ana”: works" in page
+
+
+def test_rows_can_be_deleted_with_the_permission(staff, user, connect):
+    connect(user)
+    spoil(user)
+    client = staff("delete", "view")
+
+    page = client.post(change_url(user).replace("change", "delete"), {"post": "yes"}, follow=True)
+
+    assert page.status_code == 200
+    assert state_of(user) is None
+
+
+def test_rows_cannot_be_deleted_without_it(staff, user, connect):
+    connect(user)
+
+    response = staff("change").post(change_url(user).replace("change", "delete"), {"post": "yes"})
+
+    assert response.status_code == 403
+
+
+def test_a_user_with_an_unreadable_row_can_be_deleted_in_the_admin(staff, user, connect):
+    connect(user)
+    spoil(user)
+    client = staff(superuser=True)
+    url = reverse("admin:auth_user_delete", args=[user.pk])
+
+    assert client.get(url).status_code == 200
+    assert client.post(url, {"post": "yes"}).status_code == 302
+    assert not User.objects.filter(pk=user.pk).exists()

@@ -1,0 +1,323 @@
+import json
+
+import pytest
+from django.db import transaction
+from django.dispatch import Signal
+from django.utils import timezone
+
+from garmin_auth import signals
+from garmin_auth.accounts import account_of
+from garmin_auth.exceptions import (
+    ChallengeExpired,
+    GarminUnavailable,
+    InvalidCredentials,
+    InvalidMFACode,
+    TooManyAttempts,
+)
+from garmin_auth.login import (
+    Connected,
+    cancel_mfa,
+    disconnect,
+    pending_login,
+    start_login,
+    submit_mfa,
+)
+from garmin_auth.models import GarminAuthenticationState, Status
+
+from .conftest import EMAIL, PASSWORD, raw_row, state_of
+
+WRONG = "000000"
+
+
+@pytest.fixture
+def pending(user, mfa_account):
+    return start_login(user, mfa_account, PASSWORD)
+
+
+@pytest.fixture
+def received():
+    """The signals that were sent, in order, as (name, arguments)."""
+    calls = []
+    receivers = []
+    for name, signal in vars(signals).items():
+        if not isinstance(signal, Signal):
+            continue
+
+        def receiver(sender, signal, name=name, **kwargs):
+            calls.append((name, kwargs))
+
+        receivers.append((signal, receiver))
+        signal.connect(receiver)
+    yield calls
+    for signal, receiver in receivers:
+        signal.disconnect(receiver)
+
+
+def test_a_password_is_enough_without_mfa(user, account):
+    assert start_login(user, account, PASSWORD) == Connected()
+    assert state_of(user).status == Status.ACTIVE
+
+
+def test_the_login_itself_shows_that_the_session_works(user, account):
+    start_login(user, account, PASSWORD)
+
+    assert state_of(user).last_validated is not None
+
+
+def test_the_garmin_user_name_is_kept(user, account):
+    start_login(user, account, PASSWORD)
+
+    assert account_of(user).name == EMAIL
+
+
+def test_a_fault_of_the_profile_does_not_undo_the_login(user, account, garmin):
+    garmin.fail("api", "status", status=503, times=None)
+
+    assert start_login(user, account, PASSWORD) == Connected()
+    assert state_of(user).last_validated is None
+    assert account_of(user).name == EMAIL
+
+
+def test_a_wrong_password_is_refused_and_stores_nothing(user, account):
+    with pytest.raises(InvalidCredentials):
+        start_login(user, account, "wrong")
+
+    assert state_of(user) is None
+
+
+def test_mfa_is_asked_for_where_garmin_wants_it(user, pending):
+    assert "*" in pending.sent_to
+    assert pending.expires_at > timezone.now()
+    assert state_of(user).status == Status.MFA_PENDING
+
+
+def test_the_right_code_connects(user, pending, garmin):
+    assert submit_mfa(user, garmin.mfa_code(EMAIL)) == Connected()
+    assert state_of(user).status == Status.ACTIVE
+
+
+def test_the_pending_login_is_json_without_the_password(user, pending):
+    stored = GarminAuthenticationState.objects.values_list("mfa_challenge", flat=True).get()
+
+    assert PASSWORD not in stored
+    assert json.loads(stored)["engine"] == "garth"
+
+
+def test_the_pending_login_is_encrypted(user, pending):
+    challenge = bytes(raw_row(user)["mfa_challenge"])
+
+    assert challenge.startswith(b"gAAAA")
+
+
+def test_a_wrong_code_keeps_the_login_and_says_what_is_left(user, pending, garmin):
+    with pytest.raises(InvalidMFACode) as caught:
+        submit_mfa(user, WRONG)
+
+    assert caught.value.attempts_left == 4
+    assert submit_mfa(user, garmin.mfa_code(EMAIL)) == Connected()
+
+
+def test_the_attempt_is_counted_even_if_garmin_does_not_answer(user, pending, garmin):
+    garmin.fail("verify_code", "reset", times=None)
+
+    with pytest.raises(GarminUnavailable):
+        submit_mfa(user, WRONG)
+
+    assert state_of(user).mfa_attempts == 1
+
+
+def test_a_fault_keeps_the_login(user, pending, garmin):
+    code = garmin.mfa_code(EMAIL)
+    garmin.fail("verify_code", "status", status=503)
+    with pytest.raises(GarminUnavailable):
+        submit_mfa(user, code)
+
+    assert submit_mfa(user, code) == Connected()
+
+
+def test_the_last_attempt_ends_the_login(user, pending, settings):
+    settings.GARMIN_AUTH_MFA_MAX_ATTEMPTS = 2
+    with pytest.raises(InvalidMFACode):
+        submit_mfa(user, WRONG)
+
+    with pytest.raises(TooManyAttempts):
+        submit_mfa(user, WRONG)
+
+    assert state_of(user).status == Status.DISCONNECTED
+
+
+def test_garmin_is_not_asked_beyond_the_limit(user, pending, garmin, settings):
+    settings.GARMIN_AUTH_MFA_MAX_ATTEMPTS = 1
+    GarminAuthenticationState.objects.update(mfa_attempts=1)
+
+    with pytest.raises(TooManyAttempts):
+        submit_mfa(user, garmin.mfa_code(EMAIL))
+
+    assert garmin.counts["verify_code"] == 0
+
+
+def test_an_expired_login_is_over(user, pending, garmin, settings):
+    settings.GARMIN_AUTH_MFA_TTL = 0.001
+
+    with pytest.raises(ChallengeExpired) as caught:
+        submit_mfa(user, garmin.mfa_code(EMAIL))
+
+    assert caught.value.reason == "expired"
+    assert garmin.counts["verify_code"] == 0
+    assert pending_login(user) is None
+
+
+def test_a_code_that_garmin_calls_expired_ends_the_login(user, pending, garmin):
+    code = garmin.mfa_code(EMAIL)
+    garmin.expire_mfa(EMAIL)
+
+    with pytest.raises(ChallengeExpired) as caught:
+        submit_mfa(user, code)
+
+    assert caught.value.reason == "expired"
+    assert pending_login(user) is None
+
+
+def test_an_accepted_code_that_garmin_does_not_finish_is_spent(user, pending, garmin):
+    garmin.fail("exchange", "status", status=503, times=None)
+
+    with pytest.raises(ChallengeExpired) as caught:
+        submit_mfa(user, garmin.mfa_code(EMAIL))
+
+    assert caught.value.reason == "spent"
+    assert pending_login(user) is None
+
+
+def test_a_code_works_once(user, pending, garmin):
+    code = garmin.mfa_code(EMAIL)
+    submit_mfa(user, code)
+
+    with pytest.raises(ChallengeExpired) as caught:
+        submit_mfa(user, code)
+
+    assert caught.value.reason == "gone"
+
+
+def test_a_cancelled_login_takes_no_code(user, pending, garmin):
+    assert cancel_mfa(user)
+
+    with pytest.raises(ChallengeExpired):
+        submit_mfa(user, garmin.mfa_code(EMAIL))
+
+
+def test_cancelling_nothing_says_so(user):
+    assert not cancel_mfa(user)
+
+
+def test_a_second_login_replaces_the_pending_one(user, pending, garmin):
+    first_code = garmin.mfa_code(EMAIL)
+    start_login(user, EMAIL, PASSWORD)
+
+    if first_code != garmin.mfa_code(EMAIL):
+        with pytest.raises(InvalidMFACode):
+            submit_mfa(user, first_code)
+    assert submit_mfa(user, garmin.mfa_code(EMAIL)) == Connected()
+
+
+def test_the_working_session_stays_until_the_new_one_is_stored(user, connect, garmin):
+    connect(user)
+    garmin.add_account("mfa@example.com", PASSWORD, mfa=True)
+    before = raw_row(user)["session_data"]
+
+    start_login(user, "mfa@example.com", PASSWORD)
+    assert raw_row(user)["session_data"] == before
+    with pytest.raises(InvalidMFACode):
+        submit_mfa(user, WRONG)
+    assert raw_row(user)["session_data"] == before
+    submit_mfa(user, garmin.mfa_code("mfa@example.com"))
+
+    assert raw_row(user)["session_data"] != before
+    assert account_of(user).name == "mfa@example.com"
+
+
+def test_a_damaged_challenge_is_as_good_as_gone(user, pending):
+    GarminAuthenticationState.objects.update(mfa_challenge="not JSON")
+
+    with pytest.raises(ChallengeExpired):
+        submit_mfa(user, WRONG)
+    assert pending_login(user) is None
+
+
+def test_disconnecting_forgets_session_and_pending_login(user, connect, garmin):
+    connect(user)
+    garmin.add_account("mfa@example.com", PASSWORD, mfa=True)
+    start_login(user, "mfa@example.com", PASSWORD)
+
+    assert disconnect(user)
+
+    row = raw_row(user)
+    assert row["session_data"] is row["mfa_challenge"] is row["account_name"] is None
+
+
+def test_disconnecting_twice_says_so(user, connect):
+    connect(user)
+
+    assert disconnect(user)
+    assert not disconnect(user)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda user: start_login(user, EMAIL, PASSWORD),
+        lambda user: submit_mfa(user, WRONG),
+        cancel_mfa,
+        disconnect,
+    ],
+)
+def test_no_function_runs_inside_a_transaction(user, garmin, call):
+    with pytest.raises(RuntimeError, match="must not run inside"), transaction.atomic():
+        call(user)
+
+    assert sum(garmin.counts.values()) == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_each_transition_sends_its_signal(user, mfa_account, garmin, received):
+    start_login(user, EMAIL, PASSWORD)
+    submit_mfa(user, garmin.mfa_code(EMAIL))
+    disconnect(user)
+
+    assert [name for name, _ in received] == [
+        "mfa_required",
+        "session_connected",
+        "session_disconnected",
+    ]
+    assert all(arguments["user"] == user for _, arguments in received)
+    assert received[-1][1]["reason"] == "user"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_receiver_that_raises_does_no_harm(user, account, received, caplog):
+    def fail(**kwargs):
+        raise ValueError("a broken receiver")
+
+    signals.session_connected.connect(fail)
+    try:
+        assert start_login(user, EMAIL, PASSWORD) == Connected()
+    finally:
+        signals.session_connected.disconnect(fail)
+    assert "a broken receiver" in caplog.text
+
+
+def test_signals_wait_for_the_commit(user, account, received, django_capture_on_commit_callbacks):
+    with django_capture_on_commit_callbacks(execute=True):
+        start_login(user, EMAIL, PASSWORD)
+        assert received == []
+
+    assert [name for name, _ in received] == ["session_connected"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_log_names_the_transition_and_the_user_and_nothing_secret(user, mfa_account, caplog):
+    with caplog.at_level("DEBUG", logger="garmin_auth"):
+        start_login(user, EMAIL, PASSWORD)
+
+    lines = [record.getMessage() for record in caplog.records if record.name == "garmin_auth"]
+    assert lines == [f"mfa_required user={user.pk}"]

@@ -1,0 +1,254 @@
+import io
+
+import pytest
+from django.db import transaction
+
+from garmin_auth import signals
+from garmin_auth.exceptions import (
+    GarminRequestError,
+    GarminUnavailable,
+    NotConnected,
+    RateLimited,
+    SessionExpired,
+    SessionUnreadable,
+)
+from garmin_auth.login import disconnect
+from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
+from garmin_auth.sessions import garmin_client
+
+from .conftest import EMAIL, raw_row, state_of
+from .test_models import spoil
+
+PROFILE = "/userprofile-service/socialProfile"
+
+
+def test_a_stored_session_opens(user, connect):
+    connect(user)
+
+    with garmin_client(user) as client:
+        assert client.connectapi(PROFILE)["userName"] == EMAIL
+
+
+def test_a_user_without_a_row_is_not_connected(user):
+    with pytest.raises(NotConnected), garmin_client(user):
+        pass
+
+
+def test_a_disconnected_user_is_not_connected(user, connect):
+    connect(user)
+    disconnect(user)
+
+    with pytest.raises(NotConnected), garmin_client(user):
+        pass
+
+
+def test_success_is_noted(user, connect):
+    connect(user)
+
+    with garmin_client(user) as client:
+        client.connectapi(PROFILE)
+
+    assert state_of(user).last_validated is not None
+
+
+def test_success_is_noted_also_when_the_block_raises(user, connect):
+    connect(user)
+
+    with pytest.raises(ZeroDivisionError), garmin_client(user) as client:
+        client.connectapi(PROFILE)
+        1 / 0  # noqa: B018
+
+    assert state_of(user).last_validated is not None
+
+
+def test_a_block_without_a_call_notes_nothing(user, connect):
+    connect(user)
+
+    with garmin_client(user):
+        pass
+
+    assert state_of(user).last_validated is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_open_call_close_costs_one_select_and_one_update(user, connect, django_assert_num_queries):
+    connect(user)
+
+    with django_assert_num_queries(2) as queries, garmin_client(user) as client:
+        client.connectapi(PROFILE)
+
+    assert [query["sql"].split()[0] for query in queries.captured_queries] == ["SELECT", "UPDATE"]
+
+
+def test_an_expired_access_token_is_refreshed_and_stored_at_once(user, connect, garmin):
+    connect(user, access_expired=True)
+    before = raw_row(user)["session_data"]
+
+    with garmin_client(user) as client:
+        client.connectapi(PROFILE)
+        assert raw_row(user)["session_data"] != before
+
+    assert garmin.counts["exchange"] == 1
+    with garmin_client(user) as client:
+        client.connectapi(PROFILE)
+    assert garmin.counts["exchange"] == 1
+
+
+def test_a_refused_access_token_is_refreshed_and_the_call_repeated(user, connect, garmin):
+    connect(user)
+    garmin.expire_access_tokens(EMAIL)
+
+    with garmin_client(user) as client:
+        assert client.connectapi(PROFILE)["userName"] == EMAIL
+
+    assert (garmin.counts["exchange"], garmin.counts["api"]) == (1, 2)
+
+
+def test_an_upload_that_meets_a_refused_token_arrives_whole(user, connect, garmin):
+    connect(user)
+    garmin.expire_access_tokens(EMAIL)
+    file = io.BytesIO(b"a FIT file" * 1000)
+    file.name = "run.fit"
+
+    with garmin_client(user) as client:
+        client.upload(file)
+
+    assert [upload["size"] for upload in garmin.uploads] == [10_000]
+
+
+def test_a_dead_session_is_cleared(user, connect, garmin):
+    connect(user)
+    garmin.revoke(EMAIL)
+
+    with pytest.raises(SessionExpired), garmin_client(user) as client:
+        client.connectapi(PROFILE)
+
+    state = state_of(user)
+    assert state.status == Status.DISCONNECTED
+    assert state.ended_reason == EndedReason.EXPIRED
+    assert raw_row(user)["session_data"] is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("status", GarminUnavailable),
+        ("app_validation", GarminUnavailable),
+        ("unauthorized_other", GarminUnavailable),
+        ("blocked", GarminUnavailable),
+        ("html", GarminUnavailable),
+        ("reset", GarminUnavailable),
+        ("rate_limited", RateLimited),
+    ],
+)
+def test_a_fault_of_the_exchange_keeps_the_session(user, connect, garmin, fault, error):
+    connect(user, access_expired=True)
+    before = raw_row(user)["session_data"]
+    garmin.fail("exchange", fault, times=None)
+
+    with pytest.raises(error), garmin_client(user) as client:
+        client.connectapi(PROFILE)
+
+    assert raw_row(user)["session_data"] == before
+
+
+def test_the_callers_own_mistake_is_a_request_error(user, connect):
+    connect(user)
+
+    with pytest.raises(GarminRequestError) as caught, garmin_client(user) as client:
+        client.connectapi("/no-such-service")
+
+    assert caught.value.status == 404
+    assert state_of(user).status == Status.ACTIVE
+
+
+def test_another_process_refresh_is_taken_over(user, connect, garmin):
+    connect(user)
+    garmin.expire_access_tokens(EMAIL)
+
+    with garmin_client(user) as late:
+        with garmin_client(user) as early:
+            early.connectapi(PROFILE)
+        late.connectapi(PROFILE)
+
+    assert garmin.counts["exchange"] == 1
+
+
+def test_a_disconnect_during_the_block_stays(user, connect, garmin):
+    connect(user)
+    garmin.expire_access_tokens(EMAIL)
+
+    with pytest.raises(NotConnected), garmin_client(user) as client:
+        disconnect(user)
+        client.connectapi(PROFILE)
+
+    assert raw_row(user)["session_data"] is None
+    assert garmin.counts["exchange"] == 0
+
+
+def test_a_block_does_not_go_on_with_a_new_logins_account(user, connect, garmin):
+    connect(user)
+    garmin.expire_access_tokens(EMAIL)
+
+    with pytest.raises(GarminUnavailable), garmin_client(user) as client:
+        connect(user, "other@example.com")
+        client.connectapi(PROFILE)
+
+    with garmin_client(user) as client:
+        assert client.username == "other@example.com"
+
+
+def test_an_unreadable_session_is_said_and_kept(user, connect):
+    connect(user)
+    spoil(user)
+
+    with pytest.raises(SessionUnreadable), garmin_client(user):
+        pass
+
+    assert bytes(raw_row(user)["session_data"]) == b"x"
+
+
+def test_a_session_of_an_engine_that_is_not_installed_is_unreadable(user, connect):
+    connect(user)
+    GarminAuthenticationState.objects.update(engine="another")
+
+    with pytest.raises(SessionUnreadable, match="'another'"), garmin_client(user):
+        pass
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_session_is_opened_inside_a_transaction(user, connect):
+    connect(user)
+
+    with (
+        pytest.raises(RuntimeError, match="garmin_client"),
+        transaction.atomic(),
+        garmin_client(user),
+    ):
+        pass
+
+
+@pytest.mark.django_db(transaction=True)
+def test_refresh_and_death_send_their_signals(user, connect, garmin):
+    names = []
+
+    def refreshed(user, engine, **kwargs):
+        names.append(("refreshed", user.pk, engine))
+
+    def expired(user, engine, **kwargs):
+        names.append(("expired", user.pk, engine))
+
+    signals.session_refreshed.connect(refreshed)
+    signals.session_expired.connect(expired)
+    try:
+        connect(user, access_expired=True)
+        with garmin_client(user) as client:
+            client.connectapi(PROFILE)
+        garmin.revoke(EMAIL)
+        with pytest.raises(SessionExpired), garmin_client(user) as client:
+            client.connectapi(PROFILE)
+    finally:
+        signals.session_refreshed.disconnect(refreshed)
+        signals.session_expired.disconnect(expired)
+
+    assert names == [("refreshed", user.pk, "garth"), ("expired", user.pk, "garth")]

@@ -1,0 +1,1033 @@
+"""The pages as a browser meets them, with a real Garmin behind them."""
+
+import html
+import sys
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlencode
+
+import certifi
+import pytest
+from django import forms
+from django.core.signals import got_request_exception
+from django.db import connection, transaction
+from django.http import HttpResponse
+from django.test import Client
+from django.urls import include, path
+from django.utils import timezone
+from django.views.debug import get_exception_reporter_class
+
+from garmin_auth.engines.garth import GarthEngine
+from garmin_auth.forms import LoginForm, MFAForm
+from garmin_auth.login import start_login
+from garmin_auth.models import EndedReason, GarminAuthenticationState
+from garmin_auth.views import LoginView, MFAView
+from tests.conftest import EMAIL, PASSWORD, raw_row, state_of
+from tests.test_accounts import damage
+
+STATUS, LOGIN, MFA = "/garmin/", "/garmin/login/", "/garmin/mfa/"
+CANCEL, DISCONNECT = "/garmin/mfa/cancel/", "/garmin/disconnect/"
+PAGES, ACTIONS = (STATUS, LOGIN, MFA), (CANCEL, DISCONNECT)
+FORM = {"email": EMAIL, "password": PASSWORD}
+
+WRONG_PASSWORD = "did not accept this e-mail address and password"
+GARMIN_FAULT = "That does not mean that what you typed is wrong"
+
+
+class BrokenEngine(GarthEngine):
+    """An engine with a bug, which knows secrets when it meets it."""
+
+    name = "broken"
+
+    def login(self, email, password):
+        raise AttributeError("a bug")
+
+
+class BrokenInput(forms.TextInput):
+    """A site's own widget with a bug."""
+
+    def get_context(self, name, value, attrs):
+        raise AttributeError("a bug")
+
+
+class BrokenWhenValidated(LoginForm):
+    def clean(self):
+        password = self.cleaned_data["password"]
+        raise AttributeError(f"a bug that {len(password)} characters meet")
+
+
+class BrokenWhenRendered(LoginForm):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["password"].widget = BrokenInput()
+
+
+class BrokenCodeForm(MFAForm):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["code"].widget = BrokenInput()
+
+
+def in_a_transaction(request):
+    return HttpResponse(str(connection.in_atomic_block))
+
+
+# For the tests of error reports and of transactions.
+urlpatterns = [
+    path("garmin/", include("garmin_auth.urls")),
+    path("in-a-transaction/", in_a_transaction),
+    path("validated/", LoginView.as_view(form_class=BrokenWhenValidated)),
+    path("rendered/", LoginView.as_view(form_class=BrokenWhenRendered)),
+    path("code/", MFAView.as_view(form_class=BrokenCodeForm)),
+]
+
+
+@pytest.fixture
+def browser(user):
+    browser = Client()
+    browser.force_login(user)
+    return browser
+
+
+@pytest.fixture
+def other_browser(other_user):
+    browser = Client()
+    browser.force_login(other_user)
+    return browser
+
+
+@pytest.fixture
+def pending(browser, mfa_account):
+    """A login that waits for its code."""
+    response = browser.post(LOGIN, FORM)
+    assert response.status_code == 302
+    return response
+
+
+@pytest.fixture
+def reports():
+    """The error reports, as Django would mail them to the admins."""
+    reports = []
+
+    def report(request, **kwargs):
+        reporter = get_exception_reporter_class(request)(request, *sys.exc_info(), is_email=True)
+        reports.append(reporter.get_traceback_html() + reporter.get_traceback_text())
+
+    got_request_exception.connect(report)
+    yield reports
+    got_request_exception.disconnect(report)
+
+
+def words(response):
+    """What the page says, with its markup but without its escapes."""
+    return html.unescape(response.content.decode())
+
+
+def let_challenge_expire(user):
+    began = timezone.now() - timedelta(hours=1)
+    GarminAuthenticationState.objects.filter(user=user).update(mfa_started_at=began)
+
+
+def another_code(code):
+    return f"{(int(code) + 1) % 10**6:06}"
+
+
+def query(url, **parameters):
+    return f"{url}?{urlencode(parameters)}"
+
+
+# Who may see them
+
+
+@pytest.mark.parametrize("url", PAGES)
+def test_a_page_sends_a_visitor_to_the_sites_login_and_back(client, settings, url):
+    response = client.get(url)
+    assert response.status_code == 302
+    assert response.url == query(settings.LOGIN_URL, next=url).replace("%2F", "/")
+
+
+@pytest.mark.parametrize("url", [LOGIN, MFA, *ACTIONS])
+def test_a_visitor_cannot_post(client, db, url):
+    assert client.post(url, {**FORM, "code": "123456"}).url.startswith("/accounts/login/")
+
+
+@pytest.mark.parametrize("url", ACTIONS)
+def test_a_visitor_who_posts_an_action_comes_back_to_a_page(client, db, url):
+    assert client.post(url).url == "/accounts/login/?next=/garmin/"
+
+
+def test_a_visitors_password_goes_to_nobody(client, db, garmin, account):
+    client.post(LOGIN, FORM)
+    assert garmin.counts["login"] == 0
+
+
+@pytest.mark.parametrize("url", PAGES)
+def test_a_user_gets_the_page(browser, pending, url):
+    assert browser.get(url).status_code == 200
+
+
+# Another user
+
+
+def test_another_users_code_page_has_no_login_to_finish(other_browser, pending):
+    assert other_browser.get(MFA).url == LOGIN
+
+
+def test_another_users_login_is_not_finished_with_the_right_code(
+    other_browser, other_user, user, pending, garmin
+):
+    response = other_browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    assert "No login is waiting for a code" in words(response)
+    assert state_of(other_user) is None
+
+
+def test_a_code_of_another_user_does_not_count_as_an_attempt(other_browser, user, pending):
+    other_browser.post(MFA, {"code": "123456"})
+    assert state_of(user).mfa_attempts == 0
+
+
+def test_another_users_cancel_keeps_the_challenge(other_browser, user, pending):
+    other_browser.post(CANCEL)
+    assert state_of(user).mfa_pending
+
+
+def test_another_users_disconnect_keeps_the_session(other_browser, user, connect):
+    connect(user)
+    before = raw_row(user)
+    other_browser.post(DISCONNECT)
+    assert raw_row(user) == before
+
+
+def test_another_users_status_does_not_show_the_account(other_browser, user, connect):
+    connect(user)
+    assert EMAIL not in words(other_browser.get(STATUS))
+
+
+# CSRF, methods, caching
+
+
+@pytest.mark.parametrize("url", [LOGIN, MFA, *ACTIONS])
+@pytest.mark.parametrize("has_middleware", [True, False])
+def test_a_post_without_its_csrf_token_is_refused(user, settings, url, has_middleware):
+    if not has_middleware:
+        settings.MIDDLEWARE = [m for m in settings.MIDDLEWARE if "csrf" not in m.lower()]
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(user)
+    assert browser.post(url, {**FORM, "code": "123456"}).status_code == 403
+
+
+def test_a_refused_post_disconnects_nobody(user, connect):
+    connect(user)
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(user)
+    browser.post(DISCONNECT)
+    assert state_of(user).session_data
+
+
+def csrf_token(response, form):
+    """The token in the form of this page that begins with ``form``."""
+    return words(response).split(form)[1].split('value="')[1].split('"')[0]
+
+
+@pytest.mark.parametrize(
+    ("page", "form", "url"),
+    [
+        (LOGIN, '<form method="post" novalidate>', LOGIN),
+        (LOGIN, f'<form method="post" action="{CANCEL}">', CANCEL),
+        (MFA, '<form method="post" novalidate>', MFA),
+        (MFA, f'<form id="ga-cancel" method="post" action="{CANCEL}">', CANCEL),
+        (STATUS, f'<form method="post" action="{CANCEL}">', CANCEL),
+        (STATUS, f'<form method="post" action="{DISCONNECT}">', DISCONNECT),
+    ],
+)
+def test_a_form_carries_its_csrf_token(user, connect, mfa_account, garmin, page, form, url):
+    connect(user)
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(user)
+    start_login(user, EMAIL, PASSWORD)
+    token = csrf_token(browser.get(page), form)
+    fields = {**FORM, "code": garmin.mfa_code(EMAIL), "csrfmiddlewaretoken": token}
+    assert browser.post(url, fields).status_code == 302
+
+
+@pytest.mark.parametrize("method", ["get", "head", "put", "delete", "options"])
+@pytest.mark.parametrize("url", ACTIONS)
+def test_an_action_is_post_only(browser, url, method):
+    response = getattr(browser, method)(url)
+    assert response.status_code == 405
+    assert response["Allow"] == "POST"
+
+
+@pytest.mark.parametrize("url", ACTIONS)
+def test_a_get_on_an_action_changes_nothing(browser, user, connect, pending, url):
+    connect(user)
+    browser.post(LOGIN, FORM)
+    before = raw_row(user)
+    browser.get(url)
+    assert raw_row(user) == before
+
+
+@pytest.mark.parametrize("url", PAGES)
+def test_head_works(browser, pending, url):
+    response = browser.head(url)
+    assert (response.status_code, response.content) == (200, b"")
+
+
+@pytest.mark.parametrize("url", PAGES)
+def test_a_page_is_never_cached(browser, pending, url):
+    assert {"no-store", "private"} <= set(browser.get(url)["Cache-Control"].split(", "))
+
+
+@pytest.mark.parametrize("url", [LOGIN, MFA])
+def test_a_failed_form_is_never_cached(browser, pending, url):
+    assert {"no-store", "private"} <= set(browser.post(url)["Cache-Control"].split(", "))
+
+
+@pytest.mark.parametrize("url", [*PAGES, *ACTIONS])
+def test_a_redirect_is_never_cached(client, url):
+    assert {"no-store", "private"} <= set(client.get(url)["Cache-Control"].split(", "))
+
+
+@pytest.mark.parametrize("url", ACTIONS)
+def test_a_405_is_never_cached(browser, url):
+    assert {"no-store", "private"} <= set(browser.get(url)["Cache-Control"].split(", "))
+
+
+# The way through
+
+
+def test_a_login_without_mfa_connects(browser, user, account):
+    browser.post(LOGIN, FORM)
+    assert state_of(user).session_data
+
+
+def test_a_login_without_mfa_redirects_to_the_status(browser, account):
+    response = browser.post(LOGIN, FORM)
+    assert (response.status_code, response.url) == (302, STATUS)
+
+
+def test_a_login_with_mfa_redirects_to_the_code(pending):
+    assert (pending.status_code, pending.url) == (302, MFA)
+
+
+def test_the_right_code_connects(browser, user, pending, garmin):
+    browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    assert state_of(user).session_data
+
+
+def test_the_right_code_redirects_to_the_status(browser, pending, garmin):
+    response = browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    assert (response.status_code, response.url) == (302, STATUS)
+
+
+def test_the_code_is_taken_in_another_browser(user, pending, garmin):
+    phone = Client()
+    phone.force_login(user)
+    phone.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    assert state_of(user).session_data
+
+
+def test_a_cancel_ends_the_pending_login(browser, user, pending):
+    browser.post(CANCEL)
+    assert not state_of(user).mfa_pending
+
+
+def test_a_cancel_keeps_a_stored_session(browser, user, connect, pending):
+    session = connect(user).session_data
+    browser.post(LOGIN, FORM)
+    browser.post(CANCEL)
+    assert state_of(user).session_data == session
+
+
+def test_a_cancel_redirects_to_the_status(browser, pending):
+    response = browser.post(CANCEL)
+    assert (response.status_code, response.url) == (302, STATUS)
+
+
+def test_a_disconnect_clears_the_session(browser, user, connect):
+    connect(user)
+    browser.post(DISCONNECT)
+    assert raw_row(user)["session_data"] is None
+
+
+def test_a_disconnect_redirects_to_the_status(browser, user, connect):
+    connect(user)
+    response = browser.post(DISCONNECT)
+    assert (response.status_code, response.url) == (302, STATUS)
+
+
+def test_the_status_says_as_whom(browser, account):
+    browser.post(LOGIN, FORM)
+    assert EMAIL in words(browser.get(STATUS))
+
+
+def test_the_status_tells_of_session_and_pending_login_alike(browser, user, connect, pending):
+    connect(user)
+    browser.post(LOGIN, FORM)
+    page = words(browser.get(STATUS))
+    assert ">Connected<" in page
+    assert "A login is waiting for your code" in page
+
+
+def test_the_status_says_that_garmin_ended_the_session(browser, user, connect):
+    state = connect(user)
+    GarminAuthenticationState.objects.expire_session(state.pk, state.session_version)
+    assert "Garmin has ended your connection" in words(browser.get(STATUS))
+
+
+def test_the_status_says_that_staff_ended_the_session(browser, user, connect):
+    connect(user)
+    GarminAuthenticationState.objects.disconnect(user.pk, EndedReason.STAFF)
+    assert "people who run this site have disconnected" in words(browser.get(STATUS))
+
+
+def test_going_back_to_the_code_page_when_connected_leads_to_the_status(browser, user, connect):
+    connect(user)
+    assert browser.get(MFA).url == STATUS
+
+
+def test_the_code_page_without_a_pending_login_leads_to_the_login(browser):
+    response = browser.get(MFA, follow=True)
+    assert response.redirect_chain == [(LOGIN, 302)]
+    assert "No login is waiting for a code" in words(response)
+
+
+def test_a_second_submit_of_the_right_code_says_that_the_account_is_connected(
+    browser, pending, garmin
+):
+    code = garmin.mfa_code(EMAIL)
+    browser.post(MFA, {"code": code})
+    assert "Your Garmin account is connected." in words(browser.post(MFA, {"code": code}))
+
+
+# Messages
+
+
+@pytest.mark.parametrize(
+    ("url", "data", "message"),
+    [
+        (LOGIN, FORM, "Your Garmin account is connected."),
+        (DISCONNECT, {}, "Your Garmin account is disconnected."),
+    ],
+)
+def test_what_was_done_is_said_once(browser, user, connect, url, data, message):
+    connect(user)
+    assert f">{message}<" in words(browser.post(url, data, follow=True))
+    assert f">{message}<" not in words(browser.get(STATUS))
+
+
+def test_a_cancelled_login_is_said(browser, pending):
+    assert "The login was cancelled." in words(browser.post(CANCEL, follow=True))
+
+
+@pytest.mark.parametrize("url", ACTIONS)
+def test_nothing_is_said_where_nothing_was_done(browser, url):
+    assert "ga-message" not in words(browser.post(url, follow=True))
+
+
+def test_the_pages_work_without_the_message_framework(browser, settings, account):
+    settings.MIDDLEWARE = [m for m in settings.MIDDLEWARE if "messages" not in m]
+    assert browser.post(LOGIN, FORM, follow=True).status_code == 200
+
+
+# next
+
+
+def test_next_is_kept_from_the_login_to_the_code(browser, mfa_account):
+    response = browser.post(query(LOGIN, next="/after/?a=b"), FORM)
+    assert response.url == query(MFA, next="/after/?a=b")
+
+
+@pytest.mark.parametrize("url", [LOGIN, MFA])
+def test_next_is_in_the_form(browser, pending, url):
+    response = browser.get(query(url, next="/after/"))
+    assert '<input type="hidden" name="next" value="/after/">' in words(response)
+
+
+def test_next_is_where_the_code_leads(browser, pending, garmin):
+    form = {"code": garmin.mfa_code(EMAIL), "next": "/after/?a=b"}
+    assert browser.post(MFA, form).url == "/after/?a=b"
+
+
+def test_next_is_where_a_login_without_mfa_leads(browser, account):
+    assert browser.post(LOGIN, {**FORM, "next": "/after/"}).url == "/after/"
+
+
+def test_next_survives_a_failed_form(browser, account):
+    response = browser.post(LOGIN, {**FORM, "password": "wrong", "next": "/after/"})
+    assert '<input type="hidden" name="next" value="/after/">' in words(response)
+
+
+@pytest.mark.parametrize("url", ACTIONS)
+def test_next_is_where_an_action_leads(browser, url):
+    assert browser.post(url, {"next": "/after/"}).url == "/after/"
+
+
+def test_next_is_kept_where_the_code_page_leads_to_the_login(browser):
+    assert browser.get(query(MFA, next="/after/")).url == query(LOGIN, next="/after/")
+
+
+@pytest.mark.parametrize("url", [STATUS, MFA])
+def test_next_is_kept_by_the_link_to_the_login(browser, pending, url):
+    page = words(browser.get(query(url, next="/after/")))
+    assert f'href="{query(LOGIN, next="/after/")}"' in page
+
+
+def test_next_is_kept_by_the_link_to_the_code(browser, pending):
+    page = words(browser.get(query(LOGIN, next="/after/")))
+    assert f'href="{query(MFA, next="/after/")}"' in page
+
+
+HOSTILE = [
+    "https://evil.example/",
+    "//evil.example/",
+    "///evil.example/",
+    "/\\evil.example/",
+    "http:///evil.example/",
+    "javascript:alert('evil.example')",
+    " javascript:alert('evil.example')",
+    "data:text/html,evil.example",
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize("url", PAGES)
+def test_a_hostile_next_is_on_no_page(browser, pending, url, hostile):
+    assert "evil.example" not in words(browser.get(query(url, next=hostile)))
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_next_leads_nowhere_from_the_login(browser, account, hostile):
+    assert browser.post(query(LOGIN, next=hostile), {**FORM, "next": hostile}).url == STATUS
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_next_is_not_handed_to_the_code_page(browser, mfa_account, hostile):
+    assert browser.post(LOGIN, {**FORM, "next": hostile}).url == MFA
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_next_leads_nowhere_from_the_code(browser, pending, garmin, hostile):
+    form = {"code": garmin.mfa_code(EMAIL), "next": hostile}
+    assert browser.post(MFA, form).url == STATUS
+
+
+@pytest.mark.parametrize("url", ACTIONS)
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_next_leads_nowhere_from_an_action(browser, url, hostile):
+    assert browser.post(url, {"next": hostile}).url == STATUS
+
+
+# What a failed login says
+
+
+def test_a_wrong_password_is_said(browser, account):
+    response = browser.post(LOGIN, {**FORM, "password": "wrong"})
+    assert WRONG_PASSWORD in words(response)
+
+
+def test_a_wrong_password_answers_200(browser, account):
+    assert browser.post(LOGIN, {**FORM, "password": "wrong"}).status_code == 200
+
+
+LOGIN_FAILURES = {
+    "captcha": "wants to see that you are human",
+    "locked": "Garmin has locked this account",
+    "disabled": "Garmin has locked this account",
+    "rate_limited": "try again in an hour",
+    "rate_limited_200": "try again in an hour",
+    "rate_limited_427": "try again in an hour",
+    "blocked": GARMIN_FAULT,
+    "challenge_page": GARMIN_FAULT,
+    "status": GARMIN_FAULT,
+    "unknown_type": GARMIN_FAULT,
+    "unauthorized_other": GARMIN_FAULT,
+    "html": GARMIN_FAULT,
+    "wrong_json": GARMIN_FAULT,
+    "truncated_json": GARMIN_FAULT,
+    "empty": GARMIN_FAULT,
+    "no_content": GARMIN_FAULT,
+    "redirect": GARMIN_FAULT,
+    "reset": GARMIN_FAULT,
+    "reset_mid_body": GARMIN_FAULT,
+    "drop_after": GARMIN_FAULT,
+}
+
+
+@pytest.fixture(params=LOGIN_FAILURES)
+def failed_login(request, browser, account, garmin):
+    """The answer to a right password when Garmin fails, and what it should say."""
+    garmin.fail("login", request.param, times=None)
+    return browser.post(LOGIN, FORM), LOGIN_FAILURES[request.param]
+
+
+def test_a_failed_login_has_its_own_sentence(failed_login):
+    response, sentence = failed_login
+    assert sentence in words(response)
+
+
+def test_a_failed_login_answers_200(failed_login):
+    response, _ = failed_login
+    assert response.status_code == 200
+
+
+def test_a_failed_login_is_not_called_a_wrong_password(failed_login):
+    response, _ = failed_login
+    assert WRONG_PASSWORD not in words(response)
+
+
+def test_a_failed_login_echoes_no_password(failed_login):
+    response, _ = failed_login
+    assert PASSWORD not in words(response)
+
+
+@pytest.mark.parametrize(("seconds", "wait"), [(1, "1 minute."), (300, "5 minutes.")])
+def test_a_rate_limit_says_how_long_to_wait(browser, account, garmin, seconds, wait):
+    garmin.fail("login", "rate_limited", retry_after=seconds)
+    assert f"try again in {wait}" in words(browser.post(LOGIN, FORM))
+
+
+@pytest.mark.parametrize(
+    ("step", "fault"),
+    [
+        ("sign_in", "status"),
+        ("preauthorized", "app_validation"),
+        ("preauthorized", "reset"),
+        ("exchange", "app_validation"),
+        ("exchange", "dead"),
+        ("exchange", "html"),
+    ],
+)
+def test_a_fault_at_any_other_step_is_called_garmins(browser, account, garmin, step, fault):
+    garmin.fail(step, fault, times=None)
+    assert GARMIN_FAULT in words(browser.post(LOGIN, FORM))
+
+
+def test_a_garmin_that_cannot_be_reached_is_called_garmins_fault(browser, account, settings):
+    settings.GARMIN_AUTH_PROXIES = {"https": "http://127.0.0.1:9"}
+    assert GARMIN_FAULT in words(browser.post(LOGIN, FORM))
+
+
+def test_a_garmin_that_cannot_be_trusted_is_called_garmins_fault(browser, account, settings):
+    settings.GARMIN_AUTH_CA_BUNDLE = certifi.where()
+    assert GARMIN_FAULT in words(browser.post(LOGIN, FORM))
+
+
+@pytest.mark.parametrize("step", ["sign_in", "login", "exchange"])
+def test_a_garmin_that_never_answers_is_called_garmins_fault(
+    browser, account, garmin, settings, step
+):
+    settings.GARMIN_AUTH_TIMEOUT = 0.5
+    garmin.fail(step, "stall", times=None)
+    assert GARMIN_FAULT in words(browser.post(LOGIN, FORM))
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"email": EMAIL}, {"password": PASSWORD}, {"email": "ana", "password": PASSWORD}]
+)
+def test_an_incomplete_form_asks_garmin_nothing(browser, account, garmin, form):
+    assert browser.post(LOGIN, form).status_code == 200
+    assert garmin.counts["connect"] == 0
+
+
+def test_a_wrong_password_is_not_echoed(browser, account):
+    form = {**FORM, "password": "s3cret and wrong"}
+    assert "s3cret" not in words(browser.post(LOGIN, form))
+
+
+def test_a_form_error_echoes_no_password(browser):
+    assert PASSWORD not in words(browser.post(LOGIN, {"email": "ana", "password": PASSWORD}))
+
+
+def test_a_failed_login_keeps_the_email_address(browser, account):
+    response = browser.post(LOGIN, {**FORM, "password": "wrong"})
+    assert f'value="{EMAIL}"' in words(response)
+
+
+# What a failed code says
+
+
+def test_a_wrong_code_says_how_many_attempts_are_left(browser, pending, garmin):
+    response = browser.post(MFA, {"code": another_code(garmin.mfa_code(EMAIL))})
+    assert "you have 4 attempts left" in words(response)
+
+
+def test_a_wrong_code_answers_200(browser, pending, garmin):
+    assert browser.post(MFA, {"code": another_code(garmin.mfa_code(EMAIL))}).status_code == 200
+
+
+def test_a_wrong_code_keeps_the_challenge(browser, user, pending, garmin):
+    code = garmin.mfa_code(EMAIL)
+    browser.post(MFA, {"code": another_code(code)})
+    browser.post(MFA, {"code": code})
+    assert state_of(user).session_data
+
+
+def test_a_wrong_code_is_tied_to_its_field(browser, pending, garmin):
+    page = words(browser.post(MFA, {"code": another_code(garmin.mfa_code(EMAIL))}))
+    assert 'aria-describedby="id_code_helptext id_code_error"' in page
+    assert 'id="id_code_error"' in page
+
+
+def test_the_last_wrong_code_ends_the_login(browser, user, pending, garmin, settings):
+    settings.GARMIN_AUTH_MFA_MAX_ATTEMPTS = 2
+    wrong = {"code": another_code(garmin.mfa_code(EMAIL))}
+    browser.post(MFA, wrong)
+    assert "Too many codes were wrong" in words(browser.post(MFA, wrong))
+    assert not state_of(user).mfa_pending
+
+
+def test_no_code_field_is_shown_for_a_login_that_has_ended(browser, pending, garmin):
+    garmin.fail("verify_code", "code_max")
+    assert 'name="code"' not in words(browser.post(MFA, {"code": "123456"}))
+
+
+def test_a_login_that_has_ended_offers_a_new_one(browser, pending, garmin):
+    garmin.fail("verify_code", "code_max")
+    page = words(browser.post(MFA, {"code": "123456", "next": "/after/"}))
+    assert f'href="{query(LOGIN, next="/after/")}"' in page
+
+
+CODE_FAILURES = {
+    "code_expired": "The time for this code is over",
+    "code_max": "Too many codes were wrong",
+    "code_invalid": "Garmin did not accept this code",
+    "code_409": "Garmin did not accept this code",
+    "captcha": "wants to see that you are human",
+    "locked": "Garmin has locked this account",
+    "rate_limited": "try again in an hour",
+    "blocked": GARMIN_FAULT,
+    "status": GARMIN_FAULT,
+    "html": GARMIN_FAULT,
+    "empty": GARMIN_FAULT,
+    "reset": GARMIN_FAULT,
+    "unauthorized_other": GARMIN_FAULT,
+}
+
+
+@pytest.mark.parametrize("fault", CODE_FAILURES)
+def test_a_failed_code_has_its_own_sentence(browser, pending, garmin, fault):
+    garmin.fail("verify_code", fault)
+    response = browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    assert response.status_code == 200
+    assert CODE_FAILURES[fault] in words(response)
+
+
+@pytest.mark.parametrize("fault", ["status", "reset", "blocked"])
+def test_a_garmin_fault_keeps_the_challenge(browser, user, pending, garmin, fault):
+    garmin.fail("verify_code", fault)
+    browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    assert state_of(user).session_data
+
+
+def test_a_spent_code_is_said(browser, pending, garmin):
+    garmin.fail("preauthorized", "status", times=None)
+    response = browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    assert "Garmin accepted your code, but then had a problem" in words(response)
+
+
+def test_a_code_that_is_none_is_no_attempt(browser, user, pending):
+    response = browser.post(MFA, {"code": "not a code"})
+    assert "Type the digits of the code" in words(response)
+    assert state_of(user).mfa_attempts == 0
+
+
+def test_a_code_for_a_cancelled_login_is_said_to_have_none(browser, pending, garmin):
+    browser.post(CANCEL)
+    response = browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    assert response.status_code == 200
+    assert "No login is waiting for a code" in words(response)
+
+
+def test_a_code_that_is_none_for_a_cancelled_login_is_said_to_have_none(browser, pending):
+    browser.post(CANCEL)
+    assert "No login is waiting for a code" in words(browser.post(MFA, {"code": "letters"}))
+
+
+# The code's page
+
+
+def test_the_code_page_says_where_the_code_went(browser, pending):
+    assert "an*****@example.com" in words(browser.get(MFA))
+
+
+@pytest.mark.parametrize(
+    ("zone", "until"), [("UTC", "8:10 p.m. UTC"), ("Asia/Tokyo", "5:10 a.m. JST")]
+)
+def test_the_code_page_says_until_when_in_the_current_zone(
+    browser, user, pending, settings, zone, until
+):
+    began = datetime(2026, 1, 1, 20, 0, tzinfo=UTC)
+    GarminAuthenticationState.objects.filter(user=user).update(mfa_started_at=began)
+    settings.TIME_ZONE = zone
+    age = timezone.now() - began
+    settings.GARMIN_AUTH_MFA_TTL = (age + timedelta(days=1)) // timedelta(days=1) * 86400 + 600
+    assert f">{until}</time>" in words(browser.get(MFA))
+
+
+def test_the_code_field_is_told_where_the_code_went(browser, pending):
+    page = words(browser.get(MFA))
+    hint = page.split('id="id_code_helptext">')[1].split("</p>")[0]
+    assert "an*****@example.com" in hint
+    assert 'aria-describedby="id_code_helptext"' in page
+
+
+@pytest.mark.parametrize("attribute", ['autocomplete="one-time-code"', 'inputmode="numeric"'])
+def test_the_code_field_has_its_attribute(browser, pending, attribute):
+    assert attribute in words(browser.get(MFA))
+
+
+@pytest.mark.parametrize("url", PAGES)
+def test_an_expired_challenge_still_answers_200(browser, user, pending, url):
+    let_challenge_expire(user)
+    assert browser.get(url).status_code == 200
+
+
+def test_an_expired_challenge_is_said_on_the_code_page(browser, user, pending):
+    let_challenge_expire(user)
+    assert "The time for this code is over" in words(browser.get(MFA))
+
+
+@pytest.mark.parametrize("url", [STATUS, LOGIN])
+def test_an_expired_challenge_is_said_elsewhere(browser, user, pending, url):
+    let_challenge_expire(user)
+    assert "A login has waited too long for its code" in words(browser.get(url))
+
+
+def test_an_expired_challenge_takes_no_code(browser, user, pending, garmin):
+    let_challenge_expire(user)
+    response = browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    assert "The time for this code is over" in words(response)
+    assert garmin.counts["verify_code"] == 0
+
+
+# A second login
+
+
+def test_a_second_login_replaces_the_pending_one(browser, user, pending, garmin):
+    first = state_of(user).mfa_started_at
+    browser.post(LOGIN, FORM)
+    browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    assert first is not None
+    assert state_of(user).session_data
+
+
+def test_the_first_code_is_of_no_use_to_a_second_login(browser, user, pending, garmin):
+    first = garmin.mfa_code(EMAIL)
+    while garmin.mfa_code(EMAIL) == first:
+        browser.post(LOGIN, FORM)
+    assert "did not accept this code" in words(browser.post(MFA, {"code": first}))
+
+
+def test_a_second_login_starts_with_all_attempts(browser, user, pending, garmin):
+    browser.post(MFA, {"code": another_code(garmin.mfa_code(EMAIL))})
+    browser.post(LOGIN, FORM)
+    assert state_of(user).mfa_attempts == 0
+
+
+def test_a_failed_second_login_keeps_the_pending_one(browser, user, pending, garmin):
+    browser.post(LOGIN, {**FORM, "password": "wrong"})
+    browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    assert state_of(user).session_data
+
+
+@pytest.mark.parametrize("fault", ["status", "captcha", "rate_limited"])
+def test_a_failed_login_keeps_the_working_session(browser, user, connect, garmin, fault):
+    session = connect(user).session_data
+    garmin.fail("login", fault)
+    browser.post(LOGIN, FORM)
+    assert state_of(user).session_data == session
+
+
+def test_a_pending_login_keeps_the_working_session(browser, user, connect, mfa_account):
+    session = connect(user).session_data
+    browser.post(LOGIN, FORM)
+    state = state_of(user)
+    assert (state.mfa_pending, state.session_data) == (True, session)
+
+
+def test_a_wrong_code_keeps_the_working_session(browser, user, connect, mfa_account, garmin):
+    session = connect(user).session_data
+    browser.post(LOGIN, FORM)
+    browser.post(MFA, {"code": another_code(garmin.mfa_code(EMAIL))})
+    assert state_of(user).session_data == session
+
+
+def test_a_login_that_ends_at_its_code_keeps_the_working_session(
+    browser, user, connect, mfa_account, garmin
+):
+    session = connect(user).session_data
+    browser.post(LOGIN, FORM)
+    garmin.fail("verify_code", "code_max")
+    browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    assert state_of(user).session_data == session
+
+
+def test_the_right_code_replaces_the_working_session(browser, user, connect, mfa_account, garmin):
+    session = connect(user).session_data
+    browser.post(LOGIN, FORM)
+    browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    assert state_of(user).session_data not in (None, session)
+
+
+def test_the_login_page_says_that_the_session_stays(browser, user, connect):
+    connect(user)
+    assert "It stays so until this login has succeeded" in words(browser.get(LOGIN))
+
+
+# A row that no key opens
+
+
+@pytest.mark.parametrize("url", [STATUS, LOGIN])
+@pytest.mark.parametrize("column", ["session_data", "account_name"])
+def test_an_unreadable_row_is_said(browser, user, connect, url, column):
+    connect(user)
+    damage(user, column)
+    assert "Your stored Garmin connection cannot be opened" in words(browser.get(url))
+
+
+@pytest.mark.parametrize("url", [STATUS, LOGIN])
+def test_an_unreadable_row_is_not_called_connected(browser, user, connect, url):
+    connect(user)
+    damage(user, "session_data")
+    page = words(browser.get(url))
+    assert ">Connected<" not in page
+    assert "Your Garmin account is connected" not in page
+
+
+def test_looking_at_an_unreadable_row_keeps_it(browser, user, connect):
+    connect(user)
+    damage(user, "session_data")
+    before = raw_row(user)
+    browser.get(STATUS)
+    browser.get(LOGIN)
+    assert raw_row(user) == before
+
+
+def test_a_login_replaces_an_unreadable_row(browser, user, connect):
+    connect(user)
+    damage(user, "session_data", "account_name")
+    browser.post(LOGIN, FORM)
+    assert ">Connected<" in words(browser.get(STATUS))
+
+
+def test_an_unreadable_row_can_be_disconnected(browser, user, connect):
+    connect(user)
+    damage(user, "session_data", "account_name")
+    browser.post(DISCONNECT)
+    assert raw_row(user)["session_data"] is None
+
+
+@pytest.mark.parametrize("url", PAGES)
+def test_an_unreadable_challenge_breaks_no_page(browser, user, pending, url):
+    damage(user, "mfa_challenge")
+    assert browser.get(url, follow=True).status_code == 200
+
+
+# ATOMIC_REQUESTS
+
+
+@pytest.fixture
+def atomic_requests(transactional_db, monkeypatch):
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+
+
+@pytest.mark.urls("tests.test_views")
+def test_of_the_test_other_views_are_in_a_transaction(atomic_requests, client):
+    assert client.get("/in-a-transaction/").content == b"True"
+
+
+def test_the_journey_works_with_atomic_requests(atomic_requests, browser, user, pending, garmin):
+    browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    assert state_of(user).session_data
+
+
+def test_a_wrong_codes_attempt_stays_counted_with_atomic_requests(
+    atomic_requests, browser, user, pending, garmin
+):
+    browser.post(MFA, {"code": another_code(garmin.mfa_code(EMAIL))})
+    transaction.rollback()
+    assert state_of(user).mfa_attempts == 1
+
+
+@pytest.mark.urls("tests.test_views")
+def test_an_attempt_stays_counted_when_the_view_fails_with_atomic_requests(
+    atomic_requests, browser, user, pending, garmin
+):
+    browser.raise_request_exception = False
+    response = browser.post("/code/", {"code": another_code(garmin.mfa_code(EMAIL))})
+    assert response.status_code == 500
+    assert state_of(user).mfa_attempts == 1
+
+
+@pytest.mark.parametrize("url", ACTIONS)
+def test_an_action_works_with_atomic_requests(atomic_requests, browser, user, connect, url):
+    connect(user)
+    assert browser.post(url).status_code == 302
+
+
+# Error reports
+
+
+@pytest.fixture
+def failing(browser, settings, reports):
+    browser.raise_request_exception = False
+    settings.GARMIN_AUTH_ENGINES = {"broken": "tests.test_views.BrokenEngine"}
+    return browser
+
+
+def test_of_the_test_a_report_shows_variables_that_are_not_hidden(rf, reports):
+    shown = "a variable that anybody may see"
+    try:
+        raise AttributeError(f"a bug with {len(shown)} characters")
+    except AttributeError:
+        got_request_exception.send(None, request=rf.get("/"))
+    assert shown in reports[0]
+
+
+def test_a_bug_in_an_engine_reports_no_password(failing, settings, reports):
+    settings.GARMIN_AUTH_ENGINE = "broken"
+    assert failing.post(LOGIN, FORM).status_code == 500
+    assert "a bug" in reports[0]
+    assert PASSWORD not in reports[0]
+
+
+def test_a_bug_in_an_engine_reports_no_email_address(failing, settings, reports):
+    settings.GARMIN_AUTH_ENGINE = "broken"
+    failing.post(LOGIN, FORM)
+    assert EMAIL not in reports[0]
+
+
+@pytest.mark.urls("tests.test_views")
+@pytest.mark.parametrize("url", ["/validated/", "/rendered/"])
+def test_a_bug_in_a_sites_form_reports_no_password(failing, account, reports, url):
+    assert failing.post(url, {**FORM, "password": "s3cret and wrong"}).status_code == 500
+    assert "a bug" in reports[0]
+    assert "s3cret" not in reports[0]
+
+
+@pytest.mark.urls("tests.test_views")
+def test_a_bug_in_a_sites_form_reports_no_code(failing, pending, garmin, reports):
+    code = another_code(garmin.mfa_code(EMAIL))
+    assert failing.post("/code/", {"code": code}).status_code == 500
+    assert "a bug" in reports[0]
+    assert code not in reports[0]
+
+
+def test_a_bug_in_a_sites_template_reports_no_password(
+    failing, account, settings, reports, tmp_path
+):
+    own = tmp_path / "garmin_auth" / "includes" / "form.html"
+    own.parent.mkdir(parents=True)
+    own.write_text("{{ form.password }}{% url 'nowhere' %}")
+    settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [tmp_path]}]
+    assert failing.post(LOGIN, {**FORM, "password": "s3cret and wrong"}).status_code == 500
+    assert "NoReverseMatch" in reports[0]
+    assert "s3cret" not in reports[0]
+
+
+def test_a_report_hides_every_post_parameter(failing, settings, reports):
+    settings.GARMIN_AUTH_ENGINE = "broken"
+    failing.post(LOGIN, {**FORM, "anything": "s3cret"})
+    assert "anything" in reports[0]
+    assert "s3cret" not in reports[0]
