@@ -77,7 +77,9 @@ def start_login(user: Any, email: str, password: str) -> Connected | MFARequired
     """
     refuse_atomic("start_login")
     began = timezone.now()
-    result = door.one_at_a_time(user, conf.TIMEOUT, lambda: _login(user, email, password))
+    result = door.one_at_a_time(
+        user, get_engine().login_timeout, lambda: _login(user, email, password)
+    )
     # A double click: the page that the user will see is the second one's.
     result = result or _result_since(user, began)
     if result is None:
@@ -85,7 +87,7 @@ def start_login(user: Any, email: str, password: str) -> Connected | MFARequired
     return result
 
 
-def _login(user: Any, email: str, password: str) -> Connected | MFARequired:
+def _login(user: Any, email: str, password: str, login_id: str = "") -> Connected | MFARequired:
     scope = pauses.account_scope(email)
     pauses.respect(scope)
     door.admit(user, scope)
@@ -98,11 +100,14 @@ def _login(user: Any, email: str, password: str) -> Connected | MFARequired:
     pauses.heed(scope, None)
     if isinstance(result, NewSession):
         door.forgive(user, scope)
-        evidence.accepted()
-        _store(user, engine.name, result)
+        evidence.accepted(engine.name)
+        if not _store(user, engine, result, login_id=login_id):
+            raise ChallengeExpired("gone", "The login was cancelled or replaced while it went on.")
         return Connected()
     result = Challenge({**result.state, "pause_scope": scope}, result.sent_to)
-    started_at = GarminAuthenticationState.objects.begin_challenge(user.pk, _dump(result))
+    started_at = GarminAuthenticationState.objects.begin_challenge(user.pk, _dump(result), login_id)
+    if started_at is None:
+        raise ChallengeExpired("gone", "The login was cancelled or replaced while it went on.")
     required = MFARequired(result.sent_to, _expiry(started_at))
     announce(signals.mfa_required, user, sent_to=required.sent_to, expires_at=required.expires_at)
     return required
@@ -150,8 +155,8 @@ def submit_mfa(user: Any, code: str) -> Connected:
         states.update_challenge(pk, started_at, _dump(result))
         raise _wrong_code(user, pk, started_at)
     door.forgive(user, scope)
-    evidence.accepted()
-    if not _store(user, engine.name, result, challenge_from=started_at):
+    evidence.accepted(engine.name)
+    if not _store(user, engine, result, challenge_from=started_at):
         raise ChallengeExpired("gone", "The login was cancelled or replaced while it finished.")
     return Connected()
 
@@ -244,7 +249,7 @@ def _store_import(user: Any, engine: Engine, session_data: str, check: bool) -> 
         except RateLimited as exc:
             pauses.heed(pauses.SITE, exc)
             raise
-        evidence.accepted()
+        evidence.accepted(engine.name)
         return fresh
 
     name = None
@@ -256,7 +261,7 @@ def _store_import(user: Any, engine: Engine, session_data: str, check: bool) -> 
             session_data = session.session_data()
         finally:
             session.close()
-    _store(user, engine.name, NewSession(session_data, account_name=name, validated=check))
+    _store(user, engine, NewSession(session_data, account_name=name, validated=check))
 
 
 def _result_since(user: Any, began: datetime) -> Connected | MFARequired | None:
@@ -268,18 +273,24 @@ def _result_since(user: Any, began: datetime) -> Connected | MFARequired | None:
 
 
 def _store(
-    user: Any, engine: str, session: NewSession, challenge_from: datetime | None = None
+    user: Any,
+    engine: Engine,
+    session: NewSession,
+    challenge_from: datetime | None = None,
+    login_id: str = "",
 ) -> bool:
     stored = GarminAuthenticationState.objects.connect(
         user.pk,
-        engine=engine,
+        engine=engine.name,
         session_data=session.session_data,
         account_name=session.account_name,
         validated_at=timezone.now() if session.validated else None,
+        ends_at=engine.ends_at(session.session_data),
         challenge_from=challenge_from,
+        login_id=login_id,
     )
     if stored:
-        announce(signals.session_connected, user, engine=engine)
+        announce(signals.session_connected, user, engine=engine.name)
     return stored
 
 

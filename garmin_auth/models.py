@@ -4,12 +4,13 @@ Every transition is one UPDATE with its condition in the WHERE clause (compare-a
 processes need no locks: the method tells whether it was the one that won.
 """
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import models, router
-from django.db.models import Case, ExpressionWrapper, F, Q, Value, When
+from django.db.models import Case, Count, ExpressionWrapper, F, Q, Value, When
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -43,6 +44,30 @@ class DatabaseNow(Now):
         return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **extra)
 
 
+def _from_now(seconds: float) -> ExpressionWrapper:
+    """So many seconds after the database's now."""
+    return ExpressionWrapper(
+        DatabaseNow() + timedelta(seconds=seconds), output_field=models.DateTimeField()
+    )
+
+
+@dataclass(frozen=True)
+class LoginRecord:
+    """A login that runs, or ran, outside a request.
+
+    Args:
+        login_id: which one.
+        failure: how it failed, "" if it did not, or its process died.
+        under_way: whether its process has given a sign of life lately.
+        ended_at: until when it counts, or counted, as under way.
+    """
+
+    login_id: str
+    failure: str
+    under_way: bool
+    ended_at: datetime
+
+
 class StateQuerySet(models.QuerySet):
     """Rows, and what may happen to them."""
 
@@ -62,7 +87,9 @@ class StateQuerySet(models.QuerySet):
         session_data: str,
         account_name: str | None,
         validated_at: datetime | None,
+        ends_at: datetime | None = None,
         challenge_from: datetime | None = None,
+        login_id: str = "",
     ) -> bool:
         """Store a new session for the user, in place of whatever is there, and end the login.
 
@@ -72,17 +99,21 @@ class StateQuerySet(models.QuerySet):
             session_data: the engine's own serialisation.
             account_name: the Garmin user name, None if not known.
             validated_at: when the session was first used with success, None if not yet.
+            ends_at: when it ends by itself at the latest, None if not known.
             challenge_from: store only if the challenge begun at this time is still pending.
+            login_id: store only if this login is still the user's login under way.
 
         Returns:
-            Whether it was stored: False only if that challenge is gone.
+            Whether it was stored: False only if that challenge or login is gone.
         """
         now = timezone.now()
         rows = self.current().filter(user_id=user_id)
-        if challenge_from is None:
-            rows.get_or_create(user_id=user_id)
-        else:
+        if challenge_from is not None:
             rows = rows.filter(mfa_pending=True, mfa_started_at=challenge_from)
+        elif login_id:
+            rows = rows.filter(login_id=login_id, login_failure="")
+        else:
+            rows.get_or_create(user_id=user_id)
         return bool(
             rows.update(
                 engine=engine,
@@ -90,11 +121,14 @@ class StateQuerySet(models.QuerySet):
                 session_version=F("session_version") + 1,
                 account_name=account_name,
                 connected_at=now,
+                session_ends_at=ends_at,
                 last_validated=validated_at,
                 last_checked_at=None,
+                refused_at=None,
                 ended_reason="",
                 updated_at=now,
                 **_NO_CHALLENGE,
+                **_NO_LOGIN,
                 **_NO_LEASE,
             )
         )
@@ -125,15 +159,12 @@ class StateQuerySet(models.QuerySet):
             owner: who asks; different for each attempt, at most 64 characters.
             seconds: how long the others wait if this process dies.
         """
-        until = ExpressionWrapper(
-            DatabaseNow() + timedelta(seconds=seconds), output_field=models.DateTimeField()
-        )
         return bool(
             self.current()
             .with_session()
             .filter(pk=pk, session_version=version)
             .exclude(lease_expires_at__gt=DatabaseNow())
-            .update(lease_owner=owner, lease_expires_at=until)
+            .update(lease_owner=owner, lease_expires_at=_from_now(seconds))
         )
 
     def release_lease(self, pk: Any, owner: str) -> bool:
@@ -145,25 +176,32 @@ class StateQuerySet(models.QuerySet):
         owner = self.current().filter(pk=pk).values_list("lease_owner", flat=True).first()
         return owner or ""
 
-    def refuse_exchange(self, pk: Any) -> int:
+    def refuse_exchange(self, pk: Any, engine: str) -> int:
         """Note that Garmin refused this user's token at the exchange.
 
+        Args:
+            pk: the row's key.
+            engine: the engine that asked; each proves its own set-up only.
+
         Returns:
-            How many users were refused since Garmin last accepted an exchange, this one included:
-            what others have noted is counted after this is written, so of N processes at once the
-            last ones see all N.
+            How many users were refused since Garmin last accepted an exchange of that engine, this
+            one included: what others have noted is counted after this is written, so of N
+            processes at once the last ones see all N.
         """
-        rows = self.current()
+        rows = self.current().filter(engine=engine)
         rows.filter(pk=pk, refused_at=None).update(refused_at=timezone.now())
         return rows.filter(refused_at__isnull=False).count()
 
-    def accept_exchange(self) -> int:
-        """Note that Garmin accepted an exchange. Return how many users' refusals that explains."""
-        return self.current().filter(refused_at__isnull=False).update(refused_at=None)
+    def accept_exchange(self, engine: str) -> int:
+        """Note that Garmin accepted an exchange of this engine. Return how many users' refusals
+        that explains."""
+        rows = self.current().filter(engine=engine, refused_at__isnull=False)
+        return rows.update(refused_at=None)
 
-    def refused_users(self) -> int:
-        """Return how many users were refused since Garmin last accepted an exchange."""
-        return self.current().filter(refused_at__isnull=False).count()
+    def refused_users(self) -> dict[str, int]:
+        """Return how many users were refused since Garmin last accepted an exchange, by engine."""
+        rows = self.current().filter(refused_at__isnull=False).order_by()
+        return dict(rows.values_list("engine").annotate(Count("pk")))
 
     def expire_session(self, pk: Any, version: int) -> bool:
         """Clear a session that Garmin has ended, if it still is the one read as ``version``."""
@@ -175,11 +213,12 @@ class StateQuerySet(models.QuerySet):
         )
 
     def disconnect(self, user_id: Any, reason: str) -> bool:
-        """Remove the user's session and pending login. Tell whether there was either."""
+        """Remove the user's session and any login. Tell whether there was either."""
+        something = Q(session_data__isnull=False) | Q(mfa_pending=True) | ~Q(login_id="")
         return bool(
             self.current()
-            .filter(Q(session_data__isnull=False) | Q(mfa_pending=True), user_id=user_id)
-            .update(**_no_session(reason), **_NO_CHALLENGE)
+            .filter(something, user_id=user_id)
+            .update(**_no_session(reason), **_NO_CHALLENGE, **_NO_LOGIN)
         )
 
     def mark_validated(
@@ -210,18 +249,96 @@ class StateQuerySet(models.QuerySet):
         rows = self.current().filter(mfa_pending=True, mfa_started_at__lt=before)
         return rows.update(updated_at=timezone.now(), **_NO_CHALLENGE)
 
-    def begin_challenge(self, user_id: Any, challenge: str) -> datetime:
-        """Store a pending login in place of an earlier one, and return when it began."""
-        now = timezone.now()
+    def begin_login(self, user_id: Any, login_id: str, seconds: float) -> bool:
+        """Note that a login of the user's is under way outside a request, unless one is already.
+
+        Args:
+            user_id: the user's primary key.
+            login_id: different for each login, at most 64 characters.
+            seconds: how long it counts as under way without ``keep_login``, by the database's
+                clock: so long the user waits if this process dies.
+        """
         self.current().get_or_create(user_id=user_id)
-        self.current().filter(user_id=user_id).update(
+        return bool(
+            self.current()
+            .filter(user_id=user_id)
+            .exclude(login_failure="", login_expires_at__gt=DatabaseNow())
+            .update(
+                login_id=login_id,
+                login_failure="",
+                login_expires_at=_from_now(seconds),
+                updated_at=timezone.now(),
+            )
+        )
+
+    def keep_login(self, user_id: Any, login_id: str, seconds: float) -> bool:
+        """Say that this login still is under way. False: it was cancelled or replaced."""
+        rows = self.current().filter(user_id=user_id, login_id=login_id, login_failure="")
+        return bool(rows.update(login_expires_at=_from_now(seconds)))
+
+    def fail_login(self, user_id: Any, login_id: str, failure: str) -> bool:
+        """Note how this login has failed, for the user to read. False: nobody waits for it.
+
+        Args:
+            user_id: the user's primary key.
+            login_id: the login.
+            failure: why, as non-empty text without secrets.
+        """
+        rows = self.current().filter(user_id=user_id, login_id=login_id, login_failure="")
+        return bool(rows.update(login_failure=failure, login_expires_at=DatabaseNow()))
+
+    def end_login(self, user_id: Any) -> bool:
+        """Forget the login under way, or how the last one failed. Tell whether there was one."""
+        rows = self.current().filter(user_id=user_id).exclude(login_id="")
+        return bool(rows.update(updated_at=timezone.now(), **_NO_LOGIN))
+
+    def login_record(self, user_id: Any) -> LoginRecord | None:
+        """Return what the table knows of the user's login outside a request, None: nothing."""
+        row = (
+            self.current()
+            .filter(user_id=user_id)
+            .exclude(login_id="")
+            .values_list(
+                "login_id",
+                "login_failure",
+                ExpressionWrapper(
+                    Q(login_failure="", login_expires_at__gt=DatabaseNow()),
+                    output_field=models.BooleanField(),
+                ),
+                "login_expires_at",
+            )
+            .first()
+        )
+        return LoginRecord(*row) if row else None
+
+    def purge_logins(self, before: datetime) -> int:
+        """Forget the logins that ended, or whose process died, before then."""
+        rows = self.current().filter(login_expires_at__lt=before)
+        return rows.update(updated_at=timezone.now(), **_NO_LOGIN)
+
+    def begin_challenge(self, user_id: Any, challenge: str, login_id: str = "") -> datetime | None:
+        """Store a pending login in place of an earlier one, and return when it began.
+
+        Args:
+            user_id: the user's primary key.
+            challenge: its state, as text.
+            login_id: store only if this login is still the user's login under way; else None.
+        """
+        now = timezone.now()
+        rows = self.current().filter(user_id=user_id)
+        if login_id:
+            rows = rows.filter(login_id=login_id, login_failure="")
+        else:
+            rows.get_or_create(user_id=user_id)
+        stored = rows.update(
             mfa_pending=True,
             mfa_challenge=challenge,
             mfa_started_at=now,
             mfa_attempts=0,
             updated_at=now,
+            **_NO_LOGIN,
         )
-        return now
+        return now if stored else None
 
     def count_attempt(self, pk: Any, started_at: datetime, limit: int) -> bool:
         """Count one code for this pending login. False: it is gone, or has had ``limit`` codes."""
@@ -253,6 +370,7 @@ _NO_CHALLENGE = {
     "mfa_started_at": None,
     "mfa_attempts": 0,
 }
+_NO_LOGIN = {"login_id": "", "login_failure": "", "login_expires_at": None}
 _NO_LEASE = {"lease_owner": "", "lease_expires_at": None}
 
 
@@ -262,6 +380,7 @@ def _no_session(reason: str) -> dict[str, Any]:
         "session_version": F("session_version") + 1,
         "account_name": None,
         "connected_at": None,
+        "session_ends_at": None,
         "ended_reason": reason,
         "updated_at": timezone.now(),
         **_NO_LEASE,
@@ -296,6 +415,7 @@ class GarminAuthenticationState(models.Model):
     session_version = models.PositiveBigIntegerField(_("session version"), default=0)
     account_name = EncryptedTextField(_("Garmin account"), null=True, editable=False)
     connected_at = models.DateTimeField(_("connected since"), null=True, blank=True)
+    session_ends_at = models.DateTimeField(_("ends by"), null=True, blank=True)
     last_validated = models.DateTimeField(_("last validated"), null=True, blank=True)
     last_checked_at = models.DateTimeField(_("last checked"), null=True, blank=True)
     ended_reason = models.CharField(
@@ -309,6 +429,16 @@ class GarminAuthenticationState(models.Model):
     mfa_challenge = EncryptedTextField(_("pending login"), null=True, editable=False)
     mfa_started_at = models.DateTimeField(_("pending login begun"), null=True, blank=True)
     mfa_attempts = models.PositiveSmallIntegerField(_("codes tried"), default=0)
+    # A login that runs outside a request, or how it failed: a column, so that all processes know.
+    login_id = models.CharField(
+        _("login under way"), max_length=64, default="", blank=True, editable=False
+    )
+    login_failure = models.CharField(
+        _("failure of the last login"), max_length=200, default="", blank=True, editable=False
+    )
+    login_expires_at = models.DateTimeField(
+        _("login under way until"), null=True, blank=True, editable=False
+    )
     lease_owner = models.CharField(
         _("refreshed by"), max_length=64, default="", blank=True, editable=False
     )

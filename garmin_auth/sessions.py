@@ -2,15 +2,16 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from cryptography.fernet import InvalidToken
+from django.db import InterfaceError, OperationalError, connections
 from django.views.decorators.debug import sensitive_variables
 
 from . import evidence, pauses, signals
@@ -27,6 +28,8 @@ from .exceptions import (
 from .lifecycle import announce
 from .models import GarminAuthenticationState
 from .transactions import refuse_atomic
+
+T = TypeVar("T")
 
 # Seconds between two looks at a session that another process refreshes.
 POLL = (0.05, 0.25)
@@ -160,22 +163,45 @@ class StoredSession:
         except SessionExpired as exc:
             refusal = exc
         else:
+            # Before anything else: where refresh tokens rotate, the old one is already worthless.
+            written = self._write_back(fresh)
             pauses.heed(pauses.SITE, None)
-            evidence.accepted()
-            if self._replace(fresh):
+            evidence.accepted(self._row.engine)
+            if written:
                 self.refreshed = True
                 announce(signals.session_refreshed, self._user, engine=self._row.engine)
-                return fresh
-            self._changed_meanwhile()
-            return self._written  # Whoever wrote meanwhile wins.
+            return self._written
         if self._changed_meanwhile():
             return self._written  # What was refused is no longer what is stored.
-        evidence.require_proof(self._row.pk, refusal)
+        evidence.require_proof(self._row.pk, self._row.engine, refusal)
         if GarminAuthenticationState.objects.expire_session(self._row.pk, self._row.version):
             announce(signals.session_expired, self._user, engine=self._row.engine)
             raise refusal
         self._changed_meanwhile()
         return self._written
+
+    def _write_back(self, fresh: str) -> bool:
+        """Store what a refresh brought. False: a refresh that began later was faster.
+
+        Raises:
+            NotConnected, GarminUnavailable: a disconnect or a new login came between, and wins.
+        """
+        while not self._insistently(lambda: self._replace(fresh)):
+            if self._changed_meanwhile():
+                return False
+            # A rotation of keys: the session is the one that was read, written with another key.
+        return True
+
+    def _insistently(self, write: Callable[[], T]) -> T:
+        """Write once more, on a new connection, where the database has dropped ours."""
+        connection = connections[GarminAuthenticationState.objects.current().db]
+        try:
+            return write()
+        except (OperationalError, InterfaceError):
+            if connection.in_atomic_block:  # A TestCase's.
+                raise
+        connection.close()
+        return write()
 
     def _replace(self, data: str) -> bool:
         row = self._row

@@ -13,10 +13,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import urljoin
 
 import requests
+from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 from urllib3.exceptions import HTTPError
 
@@ -88,6 +90,8 @@ guard_loggers()
 
 T = TypeVar("T")
 
+# An OAuth1 token lives for about a year, which is not said on the wire (reported).
+OAUTH1_LIFETIME = timedelta(days=365)
 PROFILE_PATH = "/userprofile-service/socialProfile"
 EMBED_PATH = "/portal/sso/embed"
 # Garmin's answer to the code comes before this step, which only sets a load balancer's cookie.
@@ -361,6 +365,13 @@ class GarthEngine(Engine):
     def account_name(self, session):
         return _user_name(session.client)
 
+    def ends_at(self, session_data):
+        """A year after the login; at the latest, where the session was imported without MFA."""
+        oauth1, _ = parse_session(session_data)
+        if oauth1.mfa_expiration_timestamp:
+            return _as_utc(oauth1.mfa_expiration_timestamp)
+        return timezone.now() + OAUTH1_LIFETIME
+
     def _normalise(self, tokens) -> str:
         """Write what was imported as garth itself would, once it is known to be for our domain."""
         if problem := garth_export.problem_of(tokens, conf.DOMAIN):
@@ -455,6 +466,11 @@ def parse_session(session_data: str) -> tuple[OAuth1Token, OAuth2Token]:
         # The bearer would go to whatever host the data names.
         raise SessionUnreadable(f"The stored session is not for {conf.DOMAIN}.")
     return tokens
+
+
+def _as_utc(moment: datetime) -> datetime:
+    # Garmin's timestamp has no zone, and is GMT (recorded).
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _secrets(oauth1: OAuth1Token, oauth2: OAuth2Token) -> list[str]:
