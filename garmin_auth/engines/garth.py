@@ -54,6 +54,7 @@ from .base import (
     nothing,
 )
 from .bodies import Rewind
+from .boundary import clean
 from .cookies import dump_cookies, load_cookies
 from .deadline import deadline, pause
 from .redaction import guard_loggers, redaction
@@ -226,7 +227,7 @@ class SessionClient(_Client):
 
         A 401 of the API is answered with one refresh and one repetition, file bodies rewound.
         """
-        response = _clean(
+        response = clean(
             lambda: self._request(method, subdomain, path, api, referrer, headers, kwargs)
         )
         self.worked = self.worked or api
@@ -241,7 +242,7 @@ class SessionClient(_Client):
             SessionExpired, RateLimited, GarminUnavailable: as for ``garmin_client``.
         """
         headers = kwargs.pop("headers", None)
-        response = _clean(
+        response = clean(
             lambda: self._request(method, "connectapi", path, True, False, headers, kwargs)
         )
         content = None if response.status_code == 204 else _json_of(response)
@@ -341,19 +342,19 @@ class GarthEngine(Engine):
 
     @sensitive_variables()
     def login(self, email, password):
-        return _clean(lambda: self._login(LoginClient(), email, password))
+        return clean(lambda: self._login(LoginClient(), email, password))
 
     @sensitive_variables()
     def submit_code(self, state, code):
-        return _clean(lambda: self._submit_code(LoginClient(), state, code))
+        return clean(lambda: self._submit_code(LoginClient(), state, code))
 
     @sensitive_variables()
     def refresh(self, session_data):
-        return _clean(lambda: self._refresh(LoginClient(), session_data))
+        return clean(lambda: self._refresh(LoginClient(), session_data))
 
     @sensitive_variables()
     def open(self, session_data, renew, *, before=nothing, after=nothing):
-        return _clean(lambda: GarthSession(session_data, renew, before, after))
+        return clean(lambda: GarthSession(session_data, renew, before, after))
 
     def read_export(self, text):
         return self._normalise(garth_export.from_token(text))
@@ -479,19 +480,6 @@ def _secrets(oauth1: OAuth1Token, oauth2: OAuth2Token) -> list[str]:
 
 def _is_header_safe(value: str) -> bool:
     return bool(value) and value.isascii() and value.isprintable()
-
-
-def _clean(call: Callable[[], T]) -> T:
-    """Run ``call``. What it raises gets a traceback that starts here.
-
-    The frames below, garth's and requests' among them, hold passwords, codes and tokens, and
-    error reporters print the variables of each frame.
-    """
-    try:
-        return call()
-    except GarminAuthError as exc:
-        error = exc.with_traceback(None)
-    raise error
 
 
 def _oauth(
