@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -63,12 +63,18 @@ class Check:
         outcome: what was found. GONE: the session was disconnected before it could be checked.
         refreshed: whether the access token was refreshed on the way.
         error: what was raised, None for an active session.
+        engine: the name of the engine that wrote the session; "" if there was none.
     """
 
     user: Any
     outcome: Outcome
     refreshed: bool = False
     error: Exception | None = None
+    engine: str = ""
+
+
+# What is counted by engine too.
+BY_ENGINE = ("checked", Outcome.ACTIVE, Outcome.EXPIRED, Outcome.UNKNOWN, Outcome.UNREADABLE)
 
 
 @dataclass
@@ -84,6 +90,9 @@ class Report:
         skipped: sessions that were validated recently enough, or gone before their turn.
         stopped: why the run ended early, None if it did not.
         duration_s: seconds from the first row read to the last result written.
+        engines: by the name of each engine whose sessions were looked at: ``checked``, ``active``,
+            ``expired``, ``unknown`` and ``unreadable``, which add up to the counts of the run. A
+            session whose engine is not installed is unreadable, under that engine's name.
     """
 
     checked: int = 0
@@ -95,6 +104,7 @@ class Report:
     skipped: int = 0
     stopped: Stopped | None = None
     duration_s: float = 0.0
+    engines: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def count(self, check: Check) -> None:
         if check.outcome is Outcome.GONE:
@@ -103,10 +113,14 @@ class Report:
         self.checked += 1
         self.refreshed += check.refreshed
         setattr(self, check.outcome, getattr(self, check.outcome) + 1)
+        counts = self.engines.setdefault(check.engine, {str(name): 0 for name in BY_ENGINE})
+        counts["checked"] += 1
+        counts[check.outcome] += 1
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts as JSON-compatible data, in the order that the command documents."""
-        return {**asdict(self), "duration_s": round(self.duration_s, 3)}
+        engines = dict(sorted(self.engines.items()))
+        return {**asdict(self), "duration_s": round(self.duration_s, 3), "engines": engines}
 
 
 @sensitive_variables()
@@ -124,6 +138,7 @@ def check_session(user: Any) -> Check:
         RuntimeError: called inside ``atomic()``.
     """
     refuse_atomic("check_session")
+    engine = _engine_of(user)
     outcome, error = Outcome.ACTIVE, None  # type: tuple[Outcome, Exception | None]
     refreshed = noted = False
     try:
@@ -148,7 +163,7 @@ def check_session(user: Any) -> Check:
         outcome, error = Outcome.UNKNOWN, exc
     if not noted:
         GarminAuthenticationState.objects.mark_checked(user.pk)
-    return Check(user, outcome, refreshed, error)
+    return Check(user, outcome, refreshed, error, engine)
 
 
 def due_sessions(max_age: timedelta | None = None, user: Any = None) -> StateQuerySet:
@@ -224,6 +239,12 @@ def purge_challenges() -> int:
     """Remove the pending logins whose time is over, and return how many there were."""
     before = timezone.now() - timedelta(seconds=conf.MFA_TTL)
     return GarminAuthenticationState.objects.purge_challenges(before)
+
+
+def _engine_of(user: Any) -> str:
+    """Return the name of the engine that wrote the user's session; nothing is decrypted."""
+    rows = GarminAuthenticationState.objects.current().with_session().filter(user_id=user.pk)
+    return rows.values_list("engine", flat=True).first() or ""
 
 
 def _in_batches(rows: StateQuerySet, limit: int | None) -> Iterator[GarminAuthenticationState]:

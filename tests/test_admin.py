@@ -1,9 +1,13 @@
+import re
+from datetime import timedelta
+
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from garmin_auth.models import GarminAuthenticationState, Status
 
@@ -88,6 +92,32 @@ def test_a_row_of_an_engine_that_is_not_installed_is_shown_as_such(staff, user, 
     assert "unreadable: its engine is not installed" in text_of(staff("view").get(LIST))
 
 
+def test_a_login_under_way_is_shown_beside_what_there_is(staff, user, other_user, connect):
+    connect(user)
+    states = GarminAuthenticationState.objects
+    states.begin_login(user.pk, "one", 60)
+    states.begin_login(other_user.pk, "two", 60)
+    client = staff("view")
+
+    page = text_of(client.get(LIST))
+
+    assert "connected, a login is under way" in page
+    assert "never connected, a login is under way" in page
+    assert "a login is under way" in text_of(client.get(change_url(user)))
+
+
+def test_a_login_that_failed_or_died_is_not_under_way(staff, user, other_user):
+    states = GarminAuthenticationState.objects
+    states.begin_login(user.pk, "one", 60)
+    states.fail_login(user.pk, "one", "InvalidCredentials")
+    states.begin_login(other_user.pk, "two", -1)
+
+    page = text_of(staff("view").get(LIST))
+
+    assert page.count('class="field-state') == 2
+    assert "a login is under way" not in page
+
+
 def test_nothing_secret_is_shown_not_even_encrypted(staff, user, connect):
     connect(user)
     GarminAuthenticationState.objects.begin_challenge(user.pk, '{"cookies": "secret"}')
@@ -113,7 +143,10 @@ def test_the_list_takes_a_constant_number_of_queries_that_decrypt_nothing(staff,
         connect(User.objects.create_user(f"user {number}"), f"{number}@example.com")
     few = queries()
     for number in range(2, 30):
-        connect(User.objects.create_user(f"user {number}"), f"{number}@example.com")
+        user = User.objects.create_user(f"user {number}")
+        connect(user, f"{number}@example.com")
+        GarminAuthenticationState.objects.begin_login(user.pk, "login", 60)
+    GarminAuthenticationState.objects.filter(pk__gt=10).update(engine="another")
     # Were one of them decrypted, the page would fail.
     GarminAuthenticationState.objects.update(session_data="x")
     for user in User.objects.filter(username__startswith="user"):
@@ -147,6 +180,44 @@ def test_filters_and_search(staff, user, connect, query, found):
     page = text_of(staff("view").get(f"{LIST}?{query}"))
 
     assert page.count('class="field-state') == found
+
+
+@pytest.mark.parametrize(
+    ("days", "found"),
+    [(-1, "past"), (0.01, "soon"), (29, "soon"), (31, "later"), (None, "unknown")],
+)
+def test_filter_by_when_the_session_ends(staff, user, connect, days, found):
+    connect(user)
+    ends = None if days is None else timezone.now() + timedelta(days=days)
+    GarminAuthenticationState.objects.update(session_ends_at=ends)
+    client = staff("view")
+
+    shown = {
+        name: text_of(client.get(f"{LIST}?ends={name}")).count('class="field-state')
+        for name in ("past", "soon", "later", "unknown")
+    }
+
+    assert shown == {"past": 0, "soon": 0, "later": 0, "unknown": 0, found: 1}
+
+
+def test_a_row_without_session_ends_at_no_unknown_time(staff, user, connect):
+    connect(user)
+    GarminAuthenticationState.objects.disconnect(user.pk, "user")
+
+    assert 'class="field-state' not in text_of(staff("view").get(f"{LIST}?ends=unknown"))
+
+
+def test_filters_count_by_engine_status_and_end(staff, connect):
+    for number in range(3):
+        connect(User.objects.create_user(f"user {number}"), f"{number}@example.com")
+    user = User.objects.get(username="user 0")
+    GarminAuthenticationState.objects.filter(user=user).update(engine="another")
+
+    page = text_of(staff("view").get(LIST))
+
+    counts = re.findall(r"<a href=\"\?[^\"]*\"[^>]*>\s*([^<]*\(\d+\))", page)
+    assert {"another (1)", "garth (2)", "connected (3)", "disconnected (0)"} <= set(counts)
+    assert {"not known, though connected (3)", "later (0)"} <= set(counts)
 
 
 def test_nobody_may_add_a_row(staff):

@@ -26,6 +26,7 @@ KEYS = [
     "skipped",
     "stopped",
     "duration_s",
+    "engines",
 ]
 in_a_process = pytest.mark.django_db(transaction=True)
 states = GarminAuthenticationState.objects
@@ -46,6 +47,8 @@ class Run:
         assert counts["checked"] == judged
         assert counts["refreshed"] <= counts["active"]
         assert counts["duration_s"] >= 0
+        for name in ("checked", "active", "expired", "unknown", "unreadable"):
+            assert sum(engine[name] for engine in counts["engines"].values()) == counts[name]
         return counts
 
 
@@ -164,6 +167,9 @@ def test_json_is_one_line_with_exactly_the_documented_keys(run, connected):
         "skipped": 0,
         "stopped": None,
         "duration_s": 0,
+        "engines": {
+            "garth": {"checked": 2, "active": 2, "expired": 0, "unknown": 0, "unreadable": 0}
+        },
     }
 
 
@@ -323,6 +329,58 @@ def test_unreadable_does_not_hide_a_death(call, connected, garmin):
     garmin.revoke(email_of(ben))
 
     assert call().code == 3
+
+
+# Two engines
+
+
+def of_engine(name, *users):
+    states.filter(user__in=users).update(engine=name)
+
+
+def test_one_engine_has_no_line_of_its_own(call, connected):
+    connected("ana", "ben")
+
+    assert call().output.count("\n") == 1
+
+
+def test_two_engines_have_a_line_each(call, connected, garmin, settings):
+    settings.GARMIN_AUTH_ENGINES = {"other": "garmin_auth.engines.garth.GarthEngine"}
+    ana, _, cleo = connected("ana", "ben", "cleo")
+    of_engine("other", ana)
+    garmin.revoke(email_of(cleo))
+
+    lines = call().output.splitlines()
+
+    assert lines[-2:] == [
+        "  garth: 2 checked, 1 active, 1 expired",
+        "  other: 1 checked, 1 active",
+    ]
+
+
+def test_sessions_of_an_engine_that_is_not_installed_are_said_once(call, connected):
+    ana, ben, _ = connected("ana", "ben", "cleo")
+    of_engine("another", ana, ben)
+
+    result = call("--format", "json")
+
+    assert (result.code, result.counts["unreadable"]) == (0, 2)
+    assert result.counts["engines"]["another"]["unreadable"] == 2
+    assert result.errors.startswith("Garmin sessions of the engine 'another' are stored, ")
+    assert result.errors.count("\n") == 1
+
+
+def test_an_engine_that_is_not_installed_does_not_hide_a_row_that_no_key_opens(
+    call, connected, monkeypatch
+):
+    monkeypatch.setattr("garmin_auth.checks.SAMPLE", 1)
+    ana, ben, _ = connected("ana", "ben", "cleo")
+    of_engine("another", ana)
+    spoil(ben)
+
+    errors = call().errors.splitlines()
+
+    assert errors[1:] == ["These sessions cannot be opened, and are kept: ben"]
 
 
 # Early ends

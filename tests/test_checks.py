@@ -423,7 +423,7 @@ def test_it_costs_a_few_queries_whatever_the_number_of_rows(
     store(user)
     store(other_user)
 
-    with django_assert_max_num_queries(4):
+    with django_assert_max_num_queries(6):
         stored_sessions()
 
 

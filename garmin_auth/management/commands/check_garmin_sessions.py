@@ -5,7 +5,8 @@ import sys
 from collections import defaultdict
 from datetime import timedelta
 
-from garmin_auth.checks import check_stored_sessions
+from garmin_auth.checks import check_stored_engines, check_stored_sessions
+from garmin_auth.engines import is_installed
 from garmin_auth.health import Check, Outcome, Report, Stopped, check_sessions, due_sessions
 from garmin_auth.models import GarminAuthenticationState
 
@@ -79,6 +80,8 @@ class Command(QuietCommand):
         for message in check_stored_sessions(None, databases=databases):
             self.stderr.write(self.style.WARNING(f"{message.msg} {message.hint}"))
             self.warned_of_unreadable_rows = True
+        for message in check_stored_engines(None, databases=databases):
+            self.stderr.write(self.style.WARNING(f"{message.msg} {message.hint}"))
 
     def say_what_is_due(self, rows, limit):
         rows = rows[:limit] if limit else rows
@@ -123,6 +126,10 @@ class Command(QuietCommand):
             f"{report.duration_s:.1f} s: {report.active} active ({report.refreshed} refreshed)"
             f"{', ' + counts if counts else ''}."
         )
+        if len(report.engines) > 1:
+            for engine, counts in report.as_dict()["engines"].items():
+                said = [f"{value} {name}" for name, value in counts.items() if value]
+                self.stdout.write(f"  {engine}: {', '.join(said)}")
 
     def complain(self, report: Report):
         """Say on standard error what somebody should know: it is all that cron need mail."""
@@ -133,7 +140,10 @@ class Command(QuietCommand):
         ):
             if outcome is Outcome.UNREADABLE and self.warned_of_unreadable_rows:
                 continue
-            if checks := self.failed[outcome]:
+            checks = self.failed[outcome]
+            if outcome is Outcome.UNREADABLE:  # The others have been said, by their engine.
+                checks = [check for check in checks if is_installed(check.engine)]
+            if checks:
                 names = [check.user.get_username() for check in checks[:MAX_NAMES]]
                 more = len(checks) - len(names)
                 tail = f" and {more} more" if more else ""
