@@ -1010,7 +1010,7 @@ def test_log_holds_no_secrets(garmin, ada_mfa, new_client):
 
 
 def test_path_no_client_uses_is_counted_as_other(garmin, http):
-    assert http.get(f"{SSO}/sso/signin", timeout=5).status_code == 404
+    assert http.get(f"{SSO}/sso/login", timeout=5).status_code == 404
     assert http.get(EXCHANGE, timeout=5).status_code == 404
     assert garmin.counts["other"] == 2
 

@@ -10,8 +10,9 @@ from .answers import Answer
 from .journal import STEPS
 
 WEB = tuple(step for step in STEPS if step != "connect")
-SSO_JSON = ("login", "verify_code")
-CODE = ("verify_code",)
+CODE = ("verify_code", "portal_verify_code")
+SSO_JSON = ("login", "portal_login", *CODE)
+TOKEN = ("di_exchange", "di_refresh")
 FOREVER = 86_400.0  # seconds
 
 
@@ -64,6 +65,13 @@ KINDS = {
     "code_max": Kind(CODE, _refusal("code_max"), {"status": None}),
     "dead": Kind(("exchange",), answers.dead),
     "app_validation": Kind(("preauthorized", "exchange"), answers.app_validation),
+    "error_string": Kind(SSO_JSON, answers.error_string, {"status": 404}),
+    "invalid_grant": Kind(TOKEN, answers.invalid_refresh_token),
+    "oauth_error": Kind(
+        TOKEN,
+        answers.oauth_error,
+        {"error": "invalid_client", "description": "", "status": 400},
+    ),
     "token_inactive": Kind(("api",), answers.token_inactive),
     "unauthorized_other": Kind(WEB, answers.unauthorized_other),
     "html": Kind(WEB, lambda: answers.as_html("<html><body>Garmin Connect</body></html>")),
