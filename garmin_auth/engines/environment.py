@@ -45,7 +45,8 @@ def proxy_for(host: str) -> str:
     Args:
         host: its name.
     """
-    if any(_covers(entry, host) for entry in _first(NO_PROXY_VARIABLES).replace(",", " ").split()):
+    exceptions = _first(NO_PROXY_VARIABLES)
+    if exceptions == "*" or any(_covers(entry, host) for entry in exceptions.split(",")):
         return ""
     return _first(PROXY_VARIABLES)
 
@@ -66,8 +67,8 @@ def _first(names: tuple[str, ...]) -> str:
 
 def _covers(entry: str, host: str) -> bool:
     """Tell whether an entry of no_proxy is for this host: itself, or a domain above it."""
-    domain = entry.strip(".").lower()
-    return entry == "*" or host == domain or (bool(domain) and host.endswith(f".{domain}"))
+    domain = entry.strip(" .").lower()
+    return bool(domain) and f".{host}".endswith(f".{domain}")
 
 
 def _proxy(url: str) -> str:

@@ -5,6 +5,8 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 
+PYTHON = sys.version_info[:2]
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -33,9 +35,9 @@ class Needs:
 
     def remedy(self) -> str:
         """Say how to install it."""
-        if sys.version_info[:2] >= self.python:
+        if self.python <= PYTHON:
             return f"Install it: {self.command}"
-        wanted, running = (".".join(map(str, v)) for v in (self.python, sys.version_info[:2]))
+        wanted, running = (".".join(map(str, v)) for v in (self.python, PYTHON))
         return (
             f"It needs Python {wanted} or newer, and this is {running}. With a newer Python, "
             f"install it: {self.command}"
