@@ -95,8 +95,9 @@ def sign_in_page(cookies: dict[str, str], host: str) -> Answer:
     return as_html(page, headers=cookie_headers(cookies, host))
 
 
-def embed_page() -> Answer:
-    return as_html("<!DOCTYPE html><html><head><title>Success</title></head><body></body></html>")
+def embed_page(headers=()) -> Answer:
+    page = "<!DOCTYPE html><html><head><title>Success</title></head><body></body></html>"
+    return as_html(page, headers=headers)
 
 
 def _sso(kind: str, message: str = "", status: int = 200, **changes) -> Answer:

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import RLock
 
-from . import answers
+from . import answers, widget
 from .answers import Answer
 from .journal import STEPS
 
 WEB = tuple(step for step in STEPS if step != "connect")
 CODE = ("verify_code", "portal_verify_code")
 SSO_JSON = ("login", "portal_login", *CODE)
+PAGES = ("widget_embed", "widget_sign_in", "widget_login", "widget_verify_code")
 TOKEN = ("di_exchange", "di_refresh")
 FOREVER = 86_400.0  # seconds
 
@@ -54,6 +55,8 @@ KINDS = {
     "captcha": Kind(SSO_JSON, _refusal("captcha"), {"status": None}),
     "locked": Kind(SSO_JSON, _refusal("locked"), {"status": None}),
     "disabled": Kind(SSO_JSON, _refusal("disabled"), {"status": None}),
+    # For the refusals of the widget, which nobody has recorded: garminconnect reads the title.
+    "titled_page": Kind(PAGES, widget.titled_page, {"title": "Account Locked", "status": 200}),
     "unknown_type": Kind(
         SSO_JSON,
         answers.sso_unknown_type,

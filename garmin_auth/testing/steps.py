@@ -2,7 +2,7 @@
 
 import re
 
-from . import answers, authorizing, resources, signatures, signing_in
+from . import answers, authorizing, resources, signatures, signing_in, widget
 from .accounts import Refused
 from .answers import Answer
 from .garmin import Garmin
@@ -23,6 +23,11 @@ PATHS = (
     ("sso", r"/portal/sso/[\w-]+/sign-in", "portal_sign_in", "GET"),
     ("sso", r"/portal/api/login", "portal_login", "POST"),
     ("sso", r"/portal/api/mfa/verifyCode", "portal_verify_code", "POST"),
+    ("sso", r"/sso/embed", "widget_embed", "GET"),
+    ("sso", r"/sso/signin", "widget_sign_in", "GET"),
+    ("sso", r"/sso/signin", "widget_login", "POST"),
+    ("sso", r"/sso/verifyMFA/mfaCode", "widget_send_code", "POST"),
+    ("sso", r"/sso/verifyMFA/loginEnterMfaCode", "widget_verify_code", "POST"),
     ("s3", r"/oauth_consumer\.json", "consumer", "GET"),
     ("connectapi", r"/oauth-service/oauth/preauthorized", "preauthorized", "GET"),
     ("connectapi", r"/oauth-service/oauth/exchange/user/2\.0", "exchange", "POST"),
@@ -47,6 +52,8 @@ def _told_apart(step: str, request: Request) -> str:
     """Some steps share method and path with another."""
     if step == "di_exchange" and request.form.get("grant_type") == "refresh_token":
         return "di_refresh"
+    if step == "widget_embed" and "ticket" in request.query:
+        return "jwt_web"
     return step
 
 
@@ -100,6 +107,11 @@ ANSWERS = {
     "portal_sign_in": signing_in.sign_in,
     "portal_login": signing_in.login,
     "portal_verify_code": signing_in.verify_code,
+    "widget_embed": widget.embed,
+    "widget_sign_in": widget.sign_in,
+    "widget_login": widget.login,
+    "widget_send_code": widget.send_code,
+    "widget_verify_code": widget.verify_code,
     "consumer": authorizing.consumer,
     "preauthorized": authorizing.preauthorized,
     "exchange": authorizing.exchange,
@@ -129,6 +141,11 @@ OWNERS = {
     "verify_code": _owner_of_session,
     "portal_login": _owner_of_username,
     "portal_verify_code": _owner_of_session,
+    "widget_login": lambda request, garmin: garmin.accounts.owner_of_email(
+        request.form.get("username", "")
+    ),
+    "widget_send_code": _owner_of_session,
+    "widget_verify_code": _owner_of_session,
     "preauthorized": _owner_of_ticket,
     "exchange": lambda request, garmin: garmin.oauth1.owner(signatures.oauth_token(request)),
     "di_exchange": lambda request, garmin: garmin.sso.owner_of_ticket(
