@@ -9,10 +9,16 @@ from django.core.cache import cache
 from django.db import connection
 
 from garmin_auth.models import GarminAuthenticationState
+from tests import services
 from tests import settings as test_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 EMAIL, PASSWORD = "ana@example.com", "correct horse battery staple"
+
+# For what only the engine garminconnect can do; python -m tests says that it was left out.
+needs_garminconnect = pytest.mark.skipif(
+    bool(services.why_not_garminconnect()), reason="garminconnect is not installed"
+)
 
 
 # What depends on the database, and so runs on PostgreSQL and MariaDB too.
@@ -30,6 +36,13 @@ ON_EVERY_DATABASE = {
     "test_sessions",
     "test_storms",
 }
+
+
+def pytest_configure(config):
+    """Where nothing may be left out, skipping half of the tests is no success."""
+    reason = services.why_not_garminconnect()
+    if reason and services.required() and not services.garminconnect_may_be_left_out():
+        raise pytest.UsageError(f"garminconnect: {reason}; GARMIN_AUTH_REQUIRE_SERVICES=1.")
 
 
 def pytest_collection_modifyitems(config, items):

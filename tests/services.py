@@ -1,10 +1,15 @@
-"""Which databases this machine offers to the tests, and why another is left out."""
+"""Which databases and engines this machine offers to the tests, and why another is left out."""
 
 import importlib.util
 import os
 import socket
+import sys
+from importlib import metadata
 
 from tests import settings
+
+# The oldest Python that garminconnect runs on.
+GARMINCONNECT_PYTHON = (3, 12)
 
 
 def why_not(database: str) -> str:
@@ -24,6 +29,22 @@ def why_not(database: str) -> str:
     except OSError as exc:
         return f"nothing answers at {options['HOST']}:{options['PORT']} ({exc})"
     return ""
+
+
+def why_not_garminconnect() -> str:
+    """Return why the tests of the engine garminconnect cannot run here, "" if they can."""
+    try:
+        metadata.version("garminconnect")
+    except metadata.PackageNotFoundError:
+        running = ".".join(map(str, sys.version_info[:2]))
+        wanted = ".".join(map(str, GARMINCONNECT_PYTHON))
+        return f"it is not installed (it needs Python {wanted}, and this is {running})"
+    return ""
+
+
+def garminconnect_may_be_left_out() -> bool:
+    """Tell whether this Python cannot have it, so that leaving it out is no failure in CI."""
+    return sys.version_info[:2] < GARMINCONNECT_PYTHON
 
 
 def required() -> bool:

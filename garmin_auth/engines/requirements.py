@@ -33,15 +33,27 @@ class Needs:
                 return f"{name} {oldest} or newer, and {version} is installed"
         return ""
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether this Python is new enough."""
+        return self.python <= PYTHON
+
+    @property
+    def oldest_python(self) -> str:
+        return _dotted(self.python)
+
     def remedy(self) -> str:
         """Say how to install it."""
-        if self.python <= PYTHON:
+        if self.runs_here:
             return f"Install it: {self.command}"
-        wanted, running = (".".join(map(str, v)) for v in (self.python, PYTHON))
         return (
-            f"It needs Python {wanted} or newer, and this is {running}. With a newer Python, "
-            f"install it: {self.command}"
+            f"It needs Python {self.oldest_python} or newer, and this is {_dotted(PYTHON)}. With a "
+            f"newer Python, install it: {self.command}"
         )
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 def _numbers(version: str) -> tuple[int, ...]:
