@@ -5,10 +5,13 @@ from datetime import datetime
 from typing import Any
 
 from cryptography.fernet import InvalidToken
+from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from .engines import known_engines
-from .models import EndedReason, GarminAuthenticationState, Status
+from .exceptions import GarminAuthError, LoginInterrupted, RateLimited
+from .failures import from_record
+from .models import LOGIN_KEPT, EndedReason, GarminAuthenticationState, Status
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Account:
         connected_at: when this session began.
         last_validated: when it last worked.
         ended_reason: why there is no session; "" while there is one.
+        login_under_way: whether a login outside a request is being made.
+        login_failure: how the last one failed, until the next, for an hour; None: it did not.
     """
 
     status: Status
@@ -34,6 +39,8 @@ class Account:
     connected_at: datetime | None = None
     last_validated: datetime | None = None
     ended_reason: str = EndedReason.NEVER
+    login_under_way: bool = False
+    login_failure: GarminAuthError | None = None
 
 
 @sensitive_variables()
@@ -43,7 +50,8 @@ def account_of(user: Any) -> Account:
     Args:
         user: an ``AUTH_USER_MODEL`` instance.
     """
-    rows = GarminAuthenticationState.objects.current().filter(user_id=user.pk)
+    states = GarminAuthenticationState.objects.current().with_login_under_way()
+    rows = states.filter(user_id=user.pk)
     readable = True
     try:
         # The session too: what cannot be opened is of no use, however readable its name.
@@ -54,8 +62,14 @@ def account_of(user: Any) -> Account:
         return Account(Status.NONE)
     status = Status(state.status)
     openable = readable and state.engine in known_engines()
+    under_way, failure = state.login_under_way, _failure(state)
     if readable and state.session_data is None:
-        return Account(status, ended_reason=state.ended_reason)
+        return Account(
+            status,
+            ended_reason=state.ended_reason,
+            login_under_way=under_way,
+            login_failure=failure,
+        )
     return Account(
         status,
         connected=True,
@@ -65,4 +79,21 @@ def account_of(user: Any) -> Account:
         connected_at=state.connected_at,
         last_validated=state.last_validated,
         ended_reason="",
+        login_under_way=under_way,
+        login_failure=failure,
     )
+
+
+def _failure(state: Any) -> GarminAuthError | None:
+    if not state.login_id or state.login_under_way:
+        return None
+    age = timezone.now() - state.login_expires_at
+    if age > LOGIN_KEPT:
+        return None
+    if not state.login_failure:
+        return LoginInterrupted("The process of this login has given no sign of life.")
+    error = from_record(state.login_failure)
+    if isinstance(error, RateLimited) and error.retry_after is not None:
+        # A part of the wait is over.
+        error.retry_after = max(1, error.retry_after - int(age.total_seconds()))
+    return error

@@ -98,9 +98,12 @@ class Settings:
     @property
     def MFA_MAX_ATTEMPTS(self) -> int:
         """Number of codes that a user may try for one login."""
-        attempts = self._typed("MFA_MAX_ATTEMPTS", 5, int, "a whole number above 0")
-        self._positive("MFA_MAX_ATTEMPTS", 5)
-        return attempts
+        return self._count("MFA_MAX_ATTEMPTS", 5)
+
+    @property
+    def LOGIN_WORKERS(self) -> int:
+        """Number of logins that one process may have under way outside of requests."""
+        return self._count("LOGIN_WORKERS", 4)
 
     def _get(self, name: str, default: Any) -> Any:
         return getattr(django_settings, f"GARMIN_AUTH_{name}", default)
@@ -113,6 +116,11 @@ class Settings:
                 f"GARMIN_AUTH_{name} must be {wanted}, not of type {type(value).__name__}."
             )
         return value
+
+    def _count(self, name: str, default: int) -> int:
+        count = self._typed(name, default, int, "a whole number above 0")
+        self._positive(name, default)
+        return count
 
     def _positive(self, name: str, default: float) -> float:
         value = self._get(name, default)

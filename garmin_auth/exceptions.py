@@ -214,6 +214,23 @@ class GarminUnavailable(GarminAuthError):
     )
 
 
+class TooManyLogins(GarminUnavailable):
+    """This process has as many logins under way as it may; Garmin was not asked."""
+
+    user_message = _(
+        "This site is busy with other people's logins at the moment, so Garmin was not asked. "
+        "Please try again in a minute."
+    )
+
+
+class LoginInterrupted(GarminUnavailable):
+    """The process that ran the user's login outside a request has ended before it."""
+
+    user_message = _(
+        "Your login was interrupted, for example by a restart of this site. Please try again."
+    )
+
+
 class MassFailure(GarminUnavailable):
     """Garmin refuses the tokens of many users and accepts nobody's, so it is not their sessions.
 

@@ -24,7 +24,7 @@ from .exceptions import (
     SessionExpired,
     SessionUnreadable,
 )
-from .models import GarminAuthenticationState, StateQuerySet
+from .models import LOGIN_KEPT, GarminAuthenticationState, StateQuerySet
 from .sessions import StoredSession
 from .transactions import refuse_atomic
 
@@ -237,6 +237,7 @@ def check_sessions(
 
 def purge_challenges() -> int:
     """Remove the pending logins whose time is over, and return how many there were."""
+    GarminAuthenticationState.objects.purge_logins(timezone.now() - LOGIN_KEPT)
     before = timezone.now() - timedelta(seconds=conf.MFA_TTL)
     return GarminAuthenticationState.objects.purge_challenges(before)
 

@@ -5,32 +5,52 @@ No function here runs inside ``atomic()``, for a rollback would undo what Garmin
 """
 
 import json
+import logging
+import time
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from uuid import uuid4
 
 from cryptography.fernet import InvalidToken
+from django.core.cache import caches
+from django.db import InterfaceError, OperationalError, connections
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from . import door, evidence, pauses, signals
+from . import background, door, evidence, pauses, signals
 from .conf import conf
 from .engines import get_engine, get_stored_engine
 from .engines.base import Challenge, Engine, NewSession
 from .exceptions import (
     ChallengeExpired,
+    GarminAuthError,
     GarminUnavailable,
     InvalidMFACode,
     LoginRejected,
     RateLimited,
     SessionUnreadable,
     TooManyAttempts,
+    TooManyLogins,
 )
+from .failures import to_record
 from .lifecycle import announce
 from .models import EndedReason, GarminAuthenticationState
 from .transactions import refuse_atomic
+
+logger = logging.getLogger("garmin_auth")
+
+T = TypeVar("T")
+
+# Seconds between two signs of life of a login outside a request, and for how long one counts: so
+# long a user waits if its process dies.
+SIGN_OF_LIFE, LIFE = 5, 20
+# Seconds that an engine may take longer than it says.
+GRACE = 10
 
 
 @dataclass(frozen=True)
@@ -55,9 +75,58 @@ class MFARequired:
         return self.expires_at <= timezone.now()
 
 
+@dataclass(frozen=True)
+class LoginUnderWay:
+    """The login goes on outside the request; ``accounts.account_of`` tells how it stands."""
+
+
+@sensitive_variables()
+def begin_login(user: Any, email: str, password: str) -> Connected | MFARequired | LoginUnderWay:
+    """Log the user in at Garmin, for a web request: without waiting for an engine that is slow.
+
+    Such a login goes on in a thread of this process, and the user's row tells every process how
+    it stands. The password is in the memory of that thread only. With another engine, this is
+    ``start_login``.
+
+    Args:
+        user: an ``AUTH_USER_MODEL`` instance.
+        email: the Garmin account's e-mail address.
+        password: its password; kept nowhere.
+
+    Returns:
+        As ``start_login``; or ``LoginUnderWay``, also if one was under way already, which then is
+        the only one.
+
+    Raises:
+        TooManyLogins, RateLimited: Garmin is not asked.
+        The rest as ``start_login``, of an engine that is not slow.
+        RuntimeError: called inside ``atomic()``.
+    """
+    refuse_atomic("begin_login")
+    engine = get_engine()
+    if not engine.slow_login:
+        return start_login(user, email, password)
+    states = GarminAuthenticationState.objects
+    if _is_under_way(user):
+        return LoginUnderWay()
+    with background.slot() as slot:
+        scope = _knock(user, email)
+        login_id = uuid4().hex
+        if not states.begin_login(user.pk, login_id, LIFE):
+            return LoginUnderWay()
+        # A copy: a request's lazy user would keep the request alive, and with it its POST.
+        attend = partial(_attend, copy(user), engine, scope, login_id)
+        try:
+            slot.run(partial(engine.login, email, password), attend)
+        except TooManyLogins:
+            states.end_login(user.pk)
+            raise
+    return LoginUnderWay()
+
+
 @sensitive_variables()
 def start_login(user: Any, email: str, password: str) -> Connected | MFARequired:
-    """Log the user in at Garmin.
+    """Log the user in at Garmin, and wait for it, however slow the engine is.
 
     A session that is already stored stays in use until the new one replaces it; a pending login is
     replaced.
@@ -87,13 +156,30 @@ def start_login(user: Any, email: str, password: str) -> Connected | MFARequired
     return result
 
 
-def _login(user: Any, email: str, password: str, login_id: str = "") -> Connected | MFARequired:
+def _login(user: Any, email: str, password: str) -> Connected | MFARequired:
+    scope = _knock(user, email)
+    engine = get_engine()
+    return _conclude(user, engine, scope, lambda: engine.login(email, password))
+
+
+def _knock(user: Any, email: str) -> str:
+    """Refuse a login that Garmin must not be asked for; else count it and return its scope."""
     scope = pauses.account_scope(email)
     pauses.respect(scope)
     door.admit(user, scope)
-    engine = get_engine()
+    return scope
+
+
+def _conclude(
+    user: Any,
+    engine: Engine,
+    scope: str,
+    login: Callable[[], NewSession | Challenge],
+    login_id: str = "",
+) -> Connected | MFARequired:
+    """Store what a login brings, if it still is the one that the user waits for."""
     try:
-        result = engine.login(email, password)
+        result = login()
     except RateLimited as exc:
         pauses.heed(scope, exc)
         raise
@@ -111,6 +197,81 @@ def _login(user: Any, email: str, password: str, login_id: str = "") -> Connecte
     required = MFARequired(result.sent_to, _expiry(started_at))
     announce(signals.mfa_required, user, sent_to=required.sent_to, expires_at=required.expires_at)
     return required
+
+
+@sensitive_variables()
+def _attend(user: Any, engine: Engine, scope: str, login_id: str, call: background.Call) -> None:
+    """Show that a login outside a request is under way, and store how it ended.
+
+    This thread is the only one of the login that uses the database, and holds no connection to it
+    while it waits.
+    """
+    failure: GarminAuthError
+    try:
+        show = partial(_show_life, user, login_id)
+        if not call.outlast(engine.login_timeout + GRACE, SIGN_OF_LIFE, show):
+            raise GarminUnavailable("The login did not end in its time.")
+        _insistently(lambda: _conclude(user, engine, scope, call.result, login_id), show)
+        return
+    except GarminAuthError as exc:
+        failure = exc
+    except Exception as exc:  # noqa: BLE001
+        # SECURITY: its text and its frames may hold anything, so neither goes to the log.
+        bug = str(exc) if isinstance(exc, background.CallBroke) else background.describe(exc)
+        logger.error("A login outside a request broke, user=%s: %s", user.pk, bug)
+        failure = GarminAuthError()
+    finally:
+        _let_go()
+    _note_failure(user, login_id, failure)
+
+
+def _note_failure(user: Any, login_id: str, failure: GarminAuthError) -> None:
+    logger.info("login_failed user=%s %s", user.pk, type(failure).__name__)
+    note = partial(
+        GarminAuthenticationState.objects.fail_login, user.pk, login_id, to_record(failure)
+    )
+    try:
+        _insistently(note, lambda: None)
+    except Exception as exc:  # noqa: BLE001
+        # The page will say that the login was interrupted, which is true enough.
+        logger.error("A failed login was not noted, user=%s: %s", user.pk, background.describe(exc))
+    finally:
+        _let_go()
+
+
+def _show_life(user: Any, login_id: str) -> None:
+    try:
+        GarminAuthenticationState.objects.keep_login(user.pk, login_id, LIFE)
+    except (OperationalError, InterfaceError) as exc:  # The next one comes soon enough.
+        logger.warning("No sign of life, user=%s: %s", user.pk, type(exc).__name__)
+    finally:
+        _let_go()
+
+
+def _insistently(write: Callable[[], T], between: Callable[[], None]) -> T:
+    """Write once more, and again, where the database is locked or away for a moment.
+
+    The login has cost the user a minute, and perhaps a code.
+    """
+    for pause in (1, 4):
+        try:
+            return write()
+        except (OperationalError, InterfaceError):
+            _let_go()
+            between()
+        time.sleep(pause)
+    return write()
+
+
+def _let_go() -> None:
+    """Close this thread's connections, which no request's end will do."""
+    connections.close_all()
+    caches.close_all()
+
+
+def _is_under_way(user: Any) -> bool:
+    record = GarminAuthenticationState.objects.login_record(user.pk)
+    return record is not None and record.under_way
 
 
 @sensitive_variables()
@@ -176,16 +337,22 @@ def pending_login(user: Any) -> MFARequired | None:
 
 
 def cancel_mfa(user: Any) -> bool:
-    """Drop the user's pending login. A stored session stays.
+    """Drop the user's login, whether it waits for a code or is under way outside a request.
+
+    A stored session stays. What Garmin answers to a login under way will be discarded.
 
     Args:
         user: an ``AUTH_USER_MODEL`` instance.
 
     Returns:
-        Whether a login was pending.
+        Whether there was such a login.
     """
     refuse_atomic("cancel_mfa")
-    return GarminAuthenticationState.objects.end_challenge(user.pk)
+    states = GarminAuthenticationState.objects
+    under_way = _is_under_way(user)
+    # In this order: a login under way may become one that waits for a code, not the reverse.
+    ended = states.end_login(user.pk) and under_way
+    return states.end_challenge(user.pk) or ended
 
 
 @sensitive_variables()

@@ -17,6 +17,8 @@ from django.utils.translation import gettext_lazy as _
 from fernet_fields import EncryptedTextField
 
 ENCRYPTED_FIELDS = ("session_data", "account_name", "mfa_challenge")
+# For so long the table tells how a login outside a request has failed.
+LOGIN_KEPT = timedelta(hours=1)
 
 
 class Status(models.TextChoices):
@@ -51,6 +53,13 @@ def _from_now(seconds: float) -> ExpressionWrapper:
     )
 
 
+def _login_is_under_way() -> ExpressionWrapper:
+    return ExpressionWrapper(
+        ~Q(login_id="") & Q(login_failure="", login_expires_at__gt=DatabaseNow()),
+        output_field=models.BooleanField(),
+    )
+
+
 @dataclass(frozen=True)
 class LoginRecord:
     """A login that runs, or ran, outside a request.
@@ -78,6 +87,10 @@ class StateQuerySet(models.QuerySet):
     def with_session(self) -> "StateQuerySet":
         """Return the rows that hold a session, whether or not a login is pending as well."""
         return self.filter(session_data__isnull=False)
+
+    def with_login_under_way(self) -> "StateQuerySet":
+        """Add ``login_under_way``: whether a login outside a request has given a sign of life."""
+        return self.annotate(login_under_way=_login_is_under_way())
 
     def connect(
         self,
@@ -301,10 +314,7 @@ class StateQuerySet(models.QuerySet):
             .values_list(
                 "login_id",
                 "login_failure",
-                ExpressionWrapper(
-                    Q(login_failure="", login_expires_at__gt=DatabaseNow()),
-                    output_field=models.BooleanField(),
-                ),
+                _login_is_under_way(),
                 "login_expires_at",
             )
             .first()

@@ -2,15 +2,18 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from django.core.cache import cache
 from django.db import connection
 
+from garmin_auth.background import THREAD_NAME
 from garmin_auth.models import GarminAuthenticationState
 from tests import services
 from tests import settings as test_settings
+from tests.slow_engine import SlowGarthEngine
 
 ROOT = Path(__file__).resolve().parent.parent
 EMAIL, PASSWORD = "ana@example.com", "correct horse battery staple"
@@ -25,12 +28,14 @@ needs_garminconnect = pytest.mark.skipif(
 ON_EVERY_DATABASE = {
     "test_accounts",
     "test_admin",
+    "test_background",
     "test_health",
     "test_keys",
     "test_killed",
     "test_login",
     "test_models",
     "test_pauses",
+    "test_progress",
     "test_rotation",
     "test_rotation_under_load",
     "test_sessions",
@@ -101,6 +106,28 @@ def connect(garmin):
 
 
 @pytest.fixture
+def slow_logins(transactional_db, garmin, settings):
+    """Logins take long, and go on outside of requests; they end before the test does."""
+    settings.GARMIN_AUTH_ENGINE = "slow"
+    settings.GARMIN_AUTH_ENGINES = {
+        "slow": "tests.slow_engine.SlowGarthEngine",
+        "broken": "tests.slow_engine.BrokenSlowEngine",
+    }
+    yield
+    wait_for_logins()
+
+
+@pytest.fixture
+def gate(slow_logins, monkeypatch):
+    """What logins wait for before they ask Garmin."""
+    gate = threading.Event()
+    monkeypatch.setattr(SlowGarthEngine, "gate", gate)
+    yield gate
+    gate.set()
+    wait_for_logins()
+
+
+@pytest.fixture
 def start_python(garmin, db):
     """Start a Python process on the test's database and simulator; it is killed at the end."""
     processes = []
@@ -146,6 +173,14 @@ def child_environment(garmin):
         "GARMIN_AUTH_TEST_DATABASE": test_settings.DATABASE,
         "GARMIN_AUTH_DATABASE_NAME": str(connection.settings_dict["NAME"]),
     }
+
+
+def wait_for_logins():
+    """Wait for the logins that are under way outside of requests."""
+    for thread in threading.enumerate():
+        if thread.name == THREAD_NAME:
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 def state_of(user):

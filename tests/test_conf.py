@@ -20,6 +20,7 @@ DEFAULTS = {
     "OAUTH_CONSUMER": None,
     "MFA_TTL": 600,
     "MFA_MAX_ATTEMPTS": 5,
+    "LOGIN_WORKERS": 4,
 }
 CONSUMER = {"consumer_key": "key", "consumer_secret": "secret"}
 
@@ -44,6 +45,7 @@ GOOD = [
     ("MFA_TTL", 0.5),
     ("MFA_MAX_ATTEMPTS", 1),
     ("MFA_MAX_ATTEMPTS", 10),
+    ("LOGIN_WORKERS", 1),
 ]
 
 BAD = [
@@ -94,10 +96,11 @@ BAD = [
     ("OAUTH_CONSUMER", ["key", "secret"]),
     ("MFA_MAX_ATTEMPTS", 0.5),
     ("MFA_MAX_ATTEMPTS", 2.5),
+    ("LOGIN_WORKERS", 1.5),
     ("MFA_TTL", 1e300),
     *(
         (name, value)
-        for name in ("TIMEOUT", "LEASE", "MFA_TTL", "MFA_MAX_ATTEMPTS")
+        for name in ("TIMEOUT", "LEASE", "MFA_TTL", "MFA_MAX_ATTEMPTS", "LOGIN_WORKERS")
         for value in (0, -1, "5", None, True, [5], math.nan, math.inf)
     ),
 ]
