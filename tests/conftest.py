@@ -28,6 +28,7 @@ needs_garminconnect = pytest.mark.skipif(
 ON_EVERY_DATABASE = {
     "test_accounts",
     "test_admin",
+    "test_garminconnect_sessions",
     "test_background",
     "test_health",
     "test_keys",

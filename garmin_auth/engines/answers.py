@@ -162,8 +162,11 @@ def judge_code(answer: Answer) -> dict[str, Any]:
     raise CodeRefused
 
 
-def judge_widget_code(answer: Answer) -> None:
+def judge_widget_code(answer: Answer) -> str:
     """Judge the page that answers a code in the sign-in widget, whose words nobody has recorded.
+
+    Returns:
+        The title of a success.
 
     Raises:
         CodeRefused: it asks for the code again.
@@ -173,7 +176,7 @@ def judge_widget_code(answer: Answer) -> None:
     judge_page(answer)
     title = match[1] if (match := TITLE.search(answer.text)) else ""
     if title == "Success":
-        return
+        return title
     if "locked" in title.lower():
         raise AccountLocked("The sign-in widget's title says that the account is locked.")
     if any(mark in answer.text for mark in WIDGET_CODE_MARKS):

@@ -33,14 +33,14 @@ class CurlSession(curl_requests.Session):
     def __init__(self, impersonate: str, on_answer: Any = lambda url, answer: None) -> None:
         self._on_answer = on_answer
         super().__init__(
-            impersonate=impersonate,  # type: ignore[arg-type]
+            impersonate=impersonate,
             # "" is libcurl's word for: none, whatever the environment says.
             proxies={"all": conf.PROXIES.get("https", "")},
-            verify=conf.CA_BUNDLE or certifi.where(),  # type: ignore[arg-type]
+            verify=conf.CA_BUNDLE or certifi.where(),
             curl_options={CurlOpt.NOPROXY: ""},
         )
 
-    def request(self, method: Any, url: str, **kwargs: Any) -> Any:  # type: ignore[override]
+    def request(self, method: Any, url: str, **kwargs: Any) -> Any:
         """Send a request. A GET is led on by redirects within Garmin; nothing else is.
 
         libcurl would send a password on to whatever host a 307 names.

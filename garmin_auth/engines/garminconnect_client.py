@@ -255,9 +255,9 @@ class _FromProfile:
 class GarminClient(Garmin):
     """``garminconnect.Garmin`` with one user's stored session; its calls raise GarminAuthError."""
 
-    display_name = _FromProfile()  # type: ignore[assignment]
-    full_name = _FromProfile()  # type: ignore[assignment]
-    profile_id = _FromProfile()  # type: ignore[assignment]
+    display_name = _FromProfile()
+    full_name = _FromProfile()
+    profile_id = _FromProfile()
 
     def __init__(self, client: SessionClient) -> None:
         # Not repeated by the library, whose pauses know no deadline.

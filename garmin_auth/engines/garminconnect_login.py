@@ -88,6 +88,8 @@ class LoginClient(Client):
         profile: what the API said about the account, once it has.
     """
 
+    _mfa_session: Any
+
     def __init__(self) -> None:
         super().__init__(domain=conf.DOMAIN)
         self.cs = get_transport().new_session()
@@ -190,7 +192,7 @@ class LoginClient(Client):
             content = self._note(lambda: judge_code(answer)) or {}
             self.code_accepted = "serviceTicketId" in content and bool(content["serviceTicketId"])
         elif path.endswith("/sso/verifyMFA/loginEnterMfaCode"):
-            self.code_accepted = self._note(lambda: judge_widget_code(answer) or True) is not None
+            self.code_accepted = self._note(lambda: judge_widget_code(answer)) is not None
         else:
             self._note(lambda: judge_page(answer))
 
