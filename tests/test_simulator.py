@@ -688,6 +688,12 @@ def test_widget_sends_no_code_for_another_account(garmin, ada_mfa, http):
     assert ask_widget_for_code(http, page, customerGuid="another").status_code == 400
 
 
+def test_widget_sends_no_code_before_a_login(ada_mfa, http):
+    open_widget(http)
+
+    assert http.post(WIDGET_SEND, json={"mfaMethod": "email"}, timeout=5).status_code == 400
+
+
 @pytest.mark.parametrize(("method", "word"), [("phone", "sms"), ("totp", "totp")])
 def test_widget_names_the_method_in_its_own_word(garmin, http, method, word):
     garmin.add_account(*ADA, mfa=True, mfa_method=method)
@@ -785,6 +791,16 @@ def test_ticket_survives_a_client_that_diauth_does_not_know(ada, http, client):
 
     assert (refused.status_code, refused.json()["error"]) == (401, "invalid_client")
     assert exchange_ticket(http, ticket).status_code == 200
+
+
+@pytest.mark.parametrize("authorization", ["", "Basic ~~~", "Basic /w==", f"Bearer {DI_CLIENT}"])
+def test_client_that_does_not_name_itself_is_refused(garmin, ada, http, authorization):
+    form = {"grant_type": "refresh_token", "refresh_token": issue_tokens(garmin)[1]}
+    headers = {"Authorization": authorization}
+
+    refused = http.post(DIAUTH, data=form | {"client_id": DI_CLIENT}, headers=headers, timeout=5)
+
+    assert refused.json()["error"] == "invalid_client"
 
 
 def test_unknown_grant_is_refused(http):

@@ -31,6 +31,13 @@ def log_in(client, email, password, flow):
 def resume(client, state, code):
     client.resume_login(state, code)
 
+def guess_and_resume(client, state, guess, code):
+    try:
+        client.resume_login(state, guess)
+    except Exception as error:
+        client.resume_login(None, code)
+        return str(error)
+
 def use(client, session):
     client.loads(session)
     return client.connectapi("/userprofile-service/socialProfile")["userName"]
@@ -135,6 +142,8 @@ LOGINS = {
     "china": (MOBILE, False, {}),
     "mobile with code": (MOBILE, True, {}),
     "wrong code": (MOBILE, True, {}),
+    "right code after a wrong one": (MOBILE, True, {}),
+    "widget code after a wrong one": (WIDGET, True, {}),
     "error is a string": (MOBILE, True, {"verify_code": "error_string"}),
     "wrong password": (MOBILE, False, {}),
     "cookie for tokens": (MOBILE, False, {"di_exchange": "oauth_error"}),
@@ -220,6 +229,17 @@ def test_wrong_code_counts_at_both_doors(login, garmin, library):
 
     assert said["error"] == "GarminConnectAuthenticationError"
     assert steps_of(garmin, "wrong code") == ["login", "verify_code", "portal_verify_code"]
+
+
+@pytest.mark.parametrize("name", ["right code after a wrong one", "widget code after a wrong one"])
+def test_right_code_is_accepted_after_a_wrong_one(login, garmin, library, name):
+    state = login(name)["result"]
+    code = garmin.mfa_code(email_of(name))
+
+    said = library("guess_and_resume", state=state, guess=wrong(code), code=code)
+
+    assert said["error"] is None, said["message"]
+    assert "failed" in said["result"]
 
 
 # Traps of the library, which an engine must close

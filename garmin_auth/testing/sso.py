@@ -85,11 +85,6 @@ class SignOn:
             session.csrf = secrets.token_hex(40).upper()
             return session.csrf
 
-    def csrf(self, cookies: dict[str, str]) -> str | None:
-        with self._lock:
-            session = self._sessions.get(cookies.get("SESSION", ""))
-            return session.csrf if session else None
-
     def check_csrf(self, cookies: dict[str, str], csrf: str) -> None:
         """Raises `Refused`: no_session, or csrf."""
         with self._lock:
