@@ -206,7 +206,7 @@ def _attend(user: Any, engine: Engine, scope: str, login_id: str, call: backgrou
     This thread is the only one of the login that uses the database, and holds no connection to it
     while it waits.
     """
-    failure: GarminAuthError
+    failure, bug = GarminAuthError(), ""
     try:
         show = partial(_show_life, user, login_id)
         if not call.outlast(engine.login_timeout + GRACE, SIGN_OF_LIFE, show):
@@ -218,15 +218,14 @@ def _attend(user: Any, engine: Engine, scope: str, login_id: str, call: backgrou
     except Exception as exc:  # noqa: BLE001
         # SECURITY: its text and its frames may hold anything, so neither goes to the log.
         bug = str(exc) if isinstance(exc, background.CallBroke) else background.describe(exc)
-        logger.error("A login outside a request broke, user=%s: %s", user.pk, bug)
-        failure = GarminAuthError()
     finally:
         _let_go()
     _note_failure(user, login_id, failure)
+    if bug:  # Last, for a site's log handler may raise.
+        logger.error("A login outside a request broke, user=%s: %s", user.pk, bug)
 
 
 def _note_failure(user: Any, login_id: str, failure: GarminAuthError) -> None:
-    logger.info("login_failed user=%s %s", user.pk, type(failure).__name__)
     note = partial(
         GarminAuthenticationState.objects.fail_login, user.pk, login_id, to_record(failure)
     )
@@ -237,6 +236,7 @@ def _note_failure(user: Any, login_id: str, failure: GarminAuthError) -> None:
         logger.error("A failed login was not noted, user=%s: %s", user.pk, background.describe(exc))
     finally:
         _let_go()
+    logger.info("login_failed user=%s %s", user.pk, type(failure).__name__)
 
 
 def _show_life(user: Any, login_id: str) -> None:

@@ -8,7 +8,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.contrib.auth.views import RedirectURLMixin, redirect_to_login
 from django.forms import Form
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import resolve_url
 from django.template.loader import render_to_string
 from django.urls import reverse
@@ -19,6 +19,7 @@ from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 from django.views.decorators.http import require_safe
+from django.views.decorators.vary import vary_on_headers
 from django.views.generic import FormView, TemplateView, View
 
 from .accounts import account_of
@@ -26,11 +27,12 @@ from .exceptions import ChallengeExpired, GarminAuthError, InvalidMFACode
 from .forms import LoginForm, MFAForm, focus_first_error
 from .login import (
     Connected,
+    LoginUnderWay,
     MFARequired,
+    begin_login,
     cancel_mfa,
     disconnect,
     pending_login,
-    start_login,
     submit_mfa,
 )
 from .transactions import non_atomic_everywhere
@@ -50,6 +52,11 @@ class GarminView(LoginRequiredMixin, RedirectURLMixin, View):
     def get_default_redirect_url(self) -> str:
         return resolve_url(self.next_page or "garmin_auth:status")
 
+    def leave_connected(self) -> HttpResponse:
+        """Say that the login has succeeded, and lead to where the user wants to go."""
+        messages.success(self.request, _("Your Garmin account is connected."), fail_silently=True)
+        return HttpResponseRedirect(self.get_success_url())
+
     def url_with_next(self, name: str) -> str:
         """Return the URL of one of our pages, with this request's ``next`` if that is safe."""
         target = self.get_redirect_url()
@@ -67,6 +74,7 @@ class PageView(GarminView):
             next=self.get_redirect_url(),
             login_url=self.url_with_next("login"),
             mfa_url=self.url_with_next("mfa"),
+            progress_url=self.url_with_next("progress"),
             # A site need not have the context processor.
             messages=messages.get_messages(self.request),
             **kwargs,
@@ -82,7 +90,7 @@ class StatusView(PageView, TemplateView):
 class LoginStepView(PageView, FormView):
     """A form that takes the login one step on, or says why that did not work."""
 
-    def take_step(self, **fields: str) -> Connected | MFARequired:
+    def take_step(self, **fields: str) -> Connected | MFARequired | LoginUnderWay:
         """Hand the form's fields to Garmin. Raises GarminAuthError."""
         raise NotImplementedError
 
@@ -98,10 +106,11 @@ class LoginStepView(PageView, FormView):
             field = "code" if isinstance(error, InvalidMFACode) else None
             form.add_error(field, str(error.user_message))
             return self.form_invalid(form)
+        if isinstance(result, LoginUnderWay):
+            return HttpResponseRedirect(self.url_with_next("progress"))
         if isinstance(result, MFARequired):
             return HttpResponseRedirect(self.url_with_next("mfa"))
-        messages.success(self.request, _("Your Garmin account is connected."), fail_silently=True)
-        return HttpResponseRedirect(self.get_success_url())
+        return self.leave_connected()
 
     def form_invalid(self, form: Form) -> HttpResponse:
         focus_first_error(form)
@@ -114,8 +123,44 @@ class LoginView(LoginStepView):
     template_name = "garmin_auth/login.html"
     form_class = LoginForm
 
-    def take_step(self, **fields: str) -> Connected | MFARequired:
-        return start_login(self.request.user, **fields)
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        context = self.get_context_data(**kwargs)
+        if context["account"].login_under_way:
+            return HttpResponseRedirect(context["progress_url"])
+        return self.render_to_response(context)
+
+    def take_step(self, **fields: str) -> Connected | MFARequired | LoginUnderWay:
+        return begin_login(self.request.user, **fields)
+
+
+@method_decorator(vary_on_headers("Accept"), name="dispatch")
+class ProgressView(PageView, TemplateView):
+    """Shows that a login is under way outside the request, and goes on when it has ended.
+
+    To a client that prefers JSON it tells whether it is, and where to go if not.
+    """
+
+    template_name = "garmin_auth/progress.html"
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        context = self.get_context_data(**kwargs)
+        account = context["account"]
+        if request.get_preferred_type(["text/html", "application/json"]) == "application/json":
+            return JsonResponse(
+                {"under_way": True}
+                if account.login_under_way
+                # This page itself knows the way on, and what to say there.
+                else {"under_way": False, "url": context["progress_url"]}
+            )
+        if account.login_under_way:
+            return self.render_to_response(context)
+        if account.login_failure:
+            return HttpResponseRedirect(context["login_url"])
+        if context["pending"]:
+            return HttpResponseRedirect(context["mfa_url"])
+        if account.connected:
+            return self.leave_connected()
+        return HttpResponseRedirect(context["login_url"])
 
 
 class MFAView(LoginStepView):
@@ -128,6 +173,8 @@ class MFAView(LoginStepView):
         context = self.get_context_data(**kwargs)
         if context["pending"]:
             return self.render_to_response(context)
+        if context["account"].login_under_way:
+            return HttpResponseRedirect(context["progress_url"])
         if context["account"].connected:  # Somebody went back to a page of the past.
             return HttpResponseRedirect(self.get_success_url())
         messages.info(request, ChallengeExpired("gone").user_message, fail_silently=True)
@@ -161,7 +208,7 @@ class ActionView(GarminView):
 
 
 class MFACancelView(ActionView):
-    """Drops the pending login."""
+    """Drops the user's login, whether it waits for a code or is under way."""
 
     def post(self, request: HttpRequest) -> HttpResponse:
         if cancel_mfa(request.user):
@@ -178,10 +225,18 @@ class DisconnectView(ActionView):
         return HttpResponseRedirect(self.get_success_url())
 
 
-@login_not_required
-@require_safe
-@cache_control(public=True, max_age=3600)
-def stylesheet(request: HttpRequest) -> HttpResponse:
-    """Serve the pages' CSS, so that they look finished also without django.contrib.staticfiles."""
-    css = files("garmin_auth").joinpath("garmin_auth.css").read_bytes()
-    return HttpResponse(css, content_type="text/css; charset=utf-8")
+def _asset(name: str, content_type: str) -> Any:
+    """Return a view of one of our files: sites need not have django.contrib.staticfiles."""
+
+    @login_not_required
+    @require_safe
+    @cache_control(public=True, max_age=3600)
+    def asset(request: HttpRequest) -> HttpResponse:
+        content = files("garmin_auth").joinpath(name).read_bytes()
+        return HttpResponse(content, content_type=f"{content_type}; charset=utf-8")
+
+    return asset
+
+
+stylesheet = _asset("garmin_auth.css", "text/css")
+script = _asset("garmin_auth.js", "text/javascript")

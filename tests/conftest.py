@@ -13,7 +13,6 @@ from garmin_auth.background import THREAD_NAME
 from garmin_auth.models import GarminAuthenticationState
 from tests import services
 from tests import settings as test_settings
-from tests.slow_engine import SlowGarthEngine
 
 ROOT = Path(__file__).resolve().parent.parent
 EMAIL, PASSWORD = "ana@example.com", "correct horse battery staple"
@@ -121,6 +120,8 @@ def slow_logins(transactional_db, garmin, settings):
 @pytest.fixture
 def gate(slow_logins, monkeypatch):
     """What logins wait for before they ask Garmin."""
+    from tests.slow_engine import SlowGarthEngine  # It imports garth.
+
     gate = threading.Event()
     monkeypatch.setattr(SlowGarthEngine, "gate", gate)
     yield gate

@@ -2,6 +2,8 @@ import pytest
 from django.db import connection
 
 from garmin_auth.accounts import Account, account_of
+from garmin_auth.exceptions import InvalidCredentials, LoginInterrupted
+from garmin_auth.failures import to_record
 from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
 from tests.conftest import EMAIL, state_of
 
@@ -122,3 +124,32 @@ def test_a_session_of_an_engine_that_is_not_installed_cannot_be_read(user, conne
     account = account_of(user)
 
     assert (account.connected, account.readable, account.name) == (True, False, "")
+
+
+def test_a_login_under_way_is_told(user):
+    states.begin_login(user.pk, "a login", 60)
+    found = account_of(user)
+    assert (found.login_under_way, found.login_failure) == (True, None)
+
+
+def test_a_login_that_gives_no_sign_of_life_was_interrupted(user):
+    states.begin_login(user.pk, "a login", -1)
+    found = account_of(user)
+    assert not found.login_under_way
+    assert isinstance(found.login_failure, LoginInterrupted)
+
+
+def test_a_failed_login_is_told(user):
+    states.begin_login(user.pk, "a login", 60)
+    states.fail_login(user.pk, "a login", to_record(InvalidCredentials()))
+    found = account_of(user)
+    assert not found.login_under_way
+    assert isinstance(found.login_failure, InvalidCredentials)
+
+
+def test_a_login_under_way_is_told_where_no_key_opens_the_row(user, connect):
+    connect(user)
+    states.begin_login(user.pk, "a login", 60)
+    damage(user, "session_data")
+    found = account_of(user)
+    assert (found.readable, found.login_under_way) == (False, True)

@@ -1,5 +1,6 @@
 """Logins of slow engines, outside of the request, with a real engine, threads and processes."""
 
+import logging
 import os
 import signal
 import sys
@@ -238,6 +239,23 @@ def test_the_log_says_where_a_bug_is_and_nothing_secret(
     assert record.exc_info is record.exc_text is None
     assert PASSWORD not in caplog.text
     assert EMAIL not in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_log_handler_that_raises_hides_no_failure(user, account, settings, slow_logins):
+    settings.GARMIN_AUTH_ENGINE = "broken"
+
+    class Broken(logging.Handler):
+        def emit(self, record):
+            raise ValueError("a bug in a log handler")
+
+    handler = Broken()
+    logging.getLogger("garmin_auth").addHandler(handler)
+    try:
+        log_in(user)
+    finally:
+        logging.getLogger("garmin_auth").removeHandler(handler)
+    assert "Something went wrong" in account_of(user).login_failure.user_message
 
 
 def test_a_call_that_never_ends_is_given_up(user, account, gate, quick_life, monkeypatch):

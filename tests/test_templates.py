@@ -12,13 +12,17 @@ from django.urls import include, path
 from django.utils import timezone
 
 import garmin_auth
+from garmin_auth.exceptions import InvalidCredentials
+from garmin_auth.failures import to_record
 from garmin_auth.login import start_login
 from garmin_auth.models import EndedReason, GarminAuthenticationState
 from tests.conftest import EMAIL, PASSWORD
 from tests.test_accounts import damage
 
 STATUS, LOGIN, MFA = "/garmin/", "/garmin/login/", "/garmin/mfa/"
+PROGRESS = "/garmin/login/progress/"
 CSS = files("garmin_auth").joinpath("garmin_auth.css").read_text()
+SCRIPT = files("garmin_auth").joinpath("garmin_auth.js").read_text()
 TEMPLATES = sorted((Path(garmin_auth.__file__).parent / "templates").rglob("*.html"))
 
 # A site that has nothing but our pages.
@@ -70,6 +74,14 @@ class Browser(Client):
     def disconnect(self):
         self.connect(self.user)
         states.disconnect(self.user.pk, EndedReason.STAFF)
+
+    def begin_outside(self):
+        """Begin a login outside the request."""
+        states.begin_login(self.user.pk, "a login", 60)
+
+    def fail_outside(self):
+        self.begin_outside()
+        states.fail_login(self.user.pk, "a login", to_record(InvalidCredentials()))
 
     def damage(self):
         self.connect(self.user)
@@ -143,6 +155,55 @@ def login_incomplete(browser):
     return browser.post(LOGIN, {"email": "ana"})
 
 
+def login_failed_outside(browser):
+    browser.fail_outside()
+    return browser.get(LOGIN, {"next": "/after/"})
+
+
+def login_failed_outside_when_pending(browser):
+    browser.begin()
+    browser.fail_outside()
+    return browser.get(LOGIN)
+
+
+def login_rejected_after_one_outside(browser):
+    browser.fail_outside()
+    return browser.post(LOGIN, {"email": EMAIL, "password": "wrong"})
+
+
+def progress(browser):
+    browser.begin_outside()
+    return browser.get(PROGRESS, {"next": "/after/"})
+
+
+def progress_when_connected(browser):
+    browser.connect(browser.user)
+    browser.begin_outside()
+    return browser.get(PROGRESS)
+
+
+def under_way(browser):
+    browser.begin_outside()
+    return browser.get(STATUS, {"next": "/after/"})
+
+
+def connected_and_under_way(browser):
+    browser.connect(browser.user)
+    browser.begin_outside()
+    return browser.get(STATUS)
+
+
+def failed_outside(browser):
+    browser.fail_outside()
+    return browser.get(STATUS)
+
+
+def code_when_under_way(browser):
+    browser.begin()
+    browser.begin_outside()
+    return browser.get(MFA)
+
+
 def code(browser):
     browser.begin()
     return browser.get(MFA, {"next": "/after/"})
@@ -189,6 +250,15 @@ PAGES = [
     login_when_unreadable,
     login_rejected,
     login_incomplete,
+    login_failed_outside,
+    login_failed_outside_when_pending,
+    login_rejected_after_one_outside,
+    progress,
+    progress_when_connected,
+    under_way,
+    connected_and_under_way,
+    failed_outside,
+    code_when_under_way,
     code,
     code_rejected,
     code_incomplete,
@@ -199,6 +269,9 @@ PAGES = [
 FAILED = [
     login_rejected,
     login_incomplete,
+    login_failed_outside,
+    login_failed_outside_when_pending,
+    login_rejected_after_one_outside,
     code_rejected,
     code_incomplete,
     code_not_judged,
@@ -223,8 +296,28 @@ def failed_page(request, browser):
 # A strict Content-Security-Policy
 
 
-def test_no_page_has_a_script(page):
-    assert "<script" not in page.source.lower()
+def test_no_page_has_an_inline_script(page):
+    assert "".join(re.findall(r"<script[^>]*>(.*?)</script>", page.source, re.S | re.I)) == ""
+    assert all("src" in attrs for attrs in page.all("script"))
+    assert "javascript:" not in page.source.lower()
+
+
+@pytest.mark.parametrize("shown", PAGES, ids=lambda shown: shown.__name__)
+def test_only_the_progress_has_a_script(browser, shown):
+    scripts = Page(shown(browser)).all("script")
+    ours = [{"src": "/garmin/script.js", "defer": None}]
+    assert scripts == (ours if shown in (progress, progress_when_connected) else [])
+
+
+def test_the_script_makes_no_markup_and_no_code():
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function", SCRIPT
+    )
+
+
+def test_the_script_asks_nobody_but_this_site():
+    assert "//" not in re.sub(r"//.*", "", SCRIPT)
+    assert SCRIPT.count("fetch(") == 1
 
 
 def test_no_page_has_an_inline_style(page):
@@ -323,6 +416,24 @@ def test_a_date_says_its_exact_time_to_machines(browser):
     assert all(datetime.fromisoformat(time).tzinfo for time in times)
 
 
+def test_the_progress_is_read_out_as_it_changes(browser):
+    page = Page(progress(browser))
+    elements = page.elements
+    region = elements.index(("div", {"role": "status"}))
+    assert elements[region + 1][1]["id"] == "ga-progress"
+
+
+def test_the_script_finds_what_it_looks_for(browser):
+    page = Page(progress(browser))
+    assert set(re.findall(r'getElementById\("([^"]+)"\)', SCRIPT)) <= set(page.ids())
+    [line] = [attrs for attrs in page.all("p") if attrs.get("id") == "ga-progress"]
+    assert {f"data-{n}" for n in re.findall(r"dataset\.(\w+)", SCRIPT)} <= set(line)
+
+
+def test_nothing_moves_where_that_is_not_wanted():
+    assert "prefers-reduced-motion" in CSS
+
+
 # Little is needed
 
 
@@ -352,6 +463,16 @@ def test_messages_are_shown_without_a_context_processor(bare_site, browser):
 @pytest.mark.parametrize("shown", [login, code])
 def test_a_form_has_its_csrf_token_without_a_context_processor(bare_site, browser, shown):
     assert 'name="csrfmiddlewaretoken"' in Page(shown(browser)).source
+
+
+def test_the_script_is_served_to_anybody(client):
+    response = client.get("/garmin/script.js")
+    assert (response.status_code, response["Content-Type"]) == (
+        200,
+        "text/javascript; charset=utf-8",
+    )
+    assert response.content.decode() == SCRIPT
+    assert response["Cache-Control"] == "public, max-age=3600"
 
 
 def test_the_stylesheet_is_served_to_anybody(client):
@@ -391,7 +512,7 @@ def own_template(settings, tmp_path):
     return write
 
 
-@pytest.mark.parametrize("shown", [not_connected, login, code])
+@pytest.mark.parametrize("shown", [not_connected, login, code, progress])
 def test_a_sites_own_base_replaces_ours(browser, own_template, shown):
     own_template("base.html", "<h2>Our site</h2>{% block content %}{% endblock %}")
     page = Page(shown(browser))
@@ -406,7 +527,8 @@ def test_a_sites_own_form_replaces_ours(browser, own_template):
 
 
 def test_there_are_templates():
-    assert {"base.html", "status.html", "login.html", "mfa.html"} <= {t.name for t in TEMPLATES}
+    names = {"base.html", "status.html", "login.html", "mfa.html", "progress.html"}
+    assert names <= {t.name for t in TEMPLATES}
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
