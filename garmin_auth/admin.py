@@ -80,13 +80,11 @@ class StateChangeList(ChangeList):
         super().get_results(request)
         self.result_list = list(self.result_list)
         lost = unreadable(state.pk for state in self.result_list)
-        absent = {name for name in self._engines() if not is_installed(name)}
+        engines = {state.engine for state in self.result_list}
+        absent = {name for name in engines if not is_installed(name)}
         for state in self.result_list:
             state.is_unreadable = state.pk in lost
             state.has_no_engine = state.engine in absent
-
-    def _engines(self):
-        return {state.engine for state in self.result_list}
 
 
 @admin.register(GarminAuthenticationState)
