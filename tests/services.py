@@ -36,9 +36,12 @@ def why_not_garminconnect() -> str:
     try:
         metadata.version("garminconnect")
     except metadata.PackageNotFoundError:
-        running = ".".join(map(str, sys.version_info[:2]))
-        wanted = ".".join(map(str, GARMINCONNECT_PYTHON))
-        return f"it is not installed (it needs Python {wanted}, and this is {running})"
+        wanted, running = (
+            ".".join(map(str, version)) for version in (GARMINCONNECT_PYTHON, sys.version_info[:2])
+        )
+        if garminconnect_may_be_left_out():
+            return f"it needs Python {wanted}, and this is {running}"
+        return "it is not installed"
     return ""
 
 
