@@ -33,8 +33,8 @@ def main() -> int:
         lines.append(f"the engine garminconnect: {no_garminconnect}")
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "GARMIN_AUTH_COVERAGE": f"{folder}/coverage"}
-        # A module at a time, for some of its fixtures are dear.
-        how = arguments or ["-n", str(WORKERS), "--dist", "loadfile"]
+        # In the order of the files, for some of a module's fixtures are dear; who ends first helps.
+        how = arguments or ["-n", str(WORKERS), "--dist", "worksteal"]
         for database in ("sqlite", "postgresql", "mariadb"):
             if reason := why_not(database):
                 left_out.append(f"{database}: {reason}")
