@@ -4,13 +4,14 @@ Every transition is one UPDATE with its condition in the WHERE clause (compare-a
 processes need no locks: the method tells whether it was the one that won.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import models, router
-from django.db.models import Case, Count, ExpressionWrapper, F, Q, Value, When
+from django.db.models import Case, Count, ExpressionWrapper, F, Min, Q, Value, When
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -234,28 +235,65 @@ class StateQuerySet(models.QuerySet):
             .update(**_no_session(reason), **_NO_CHALLENGE, **_NO_LOGIN)
         )
 
-    def mark_validated(
-        self, pk: Any, connected_at: datetime | None, *, checked: bool = False
-    ) -> bool:
+    def mark_validated(self, pk: Any, connected_at: datetime | None) -> bool:
         """Note that the session begun at ``connected_at`` has just worked; nothing is encrypted.
 
         Args:
             pk: the row's key.
             connected_at: when that session began; a later one is left alone.
-            checked: whether it was a check that found out.
+        """
+        rows = self.current().with_session().filter(pk=pk, connected_at=connected_at)
+        return bool(rows.update(last_validated=timezone.now()))
+
+    def mark_checked(self, user_ids: Iterable[Any], worked_before: datetime | None = None) -> int:
+        """Note that checks have just looked at these users' sessions, and give up the claims.
+
+        Args:
+            user_ids: whose sessions.
+            worked_before: note too that the sessions worked, of those that began before then: a
+                later login's is not the one that was checked. None: say nothing about that.
         """
         now = timezone.now()
-        return bool(
-            self.current()
-            .with_session()
-            .filter(pk=pk, connected_at=connected_at)
-            .update(last_validated=now, **({"last_checked_at": now} if checked else {}))
-        )
+        rows = self.current().filter(user_id__in=list(user_ids))
+        worked = {}
+        if worked_before is not None:
+            began_before = Q(connected_at__lte=worked_before, session_data__isnull=False)
+            worked = {
+                "last_validated": Case(
+                    When(began_before, then=Value(now)), default=F("last_validated")
+                )
+            }
+        return rows.update(last_checked_at=now, **worked, **_NO_CLAIM)
 
-    def mark_checked(self, user_id: Any) -> bool:
-        """Note that a check has just looked at the user's session, whatever it found."""
-        rows = self.current().filter(user_id=user_id)
-        return bool(rows.update(last_checked_at=timezone.now()))
+    def unclaimed(self) -> "StateQuerySet":
+        """Return the rows that no run of checks has claimed."""
+        return self.exclude(check_expires_at__gt=DatabaseNow())
+
+    def claim_checks(
+        self, run: str, number: int, seconds: float
+    ) -> "list[GarminAuthenticationState]":
+        """Claim the first of these rows for a run, and return what it got, with the users.
+
+        Args:
+            run: the run's name, at most 64 characters, which sort in the order of their starts.
+            number: how many to claim at the most.
+            seconds: how long other runs leave them alone if this process dies.
+        """
+        first = list(self.unclaimed().values_list("pk", flat=True)[:number])
+        rows = GarminAuthenticationState.objects.current().filter(pk__in=first)
+        rows.unclaimed().update(check_run=run, check_expires_at=_from_now(seconds))
+        position = {pk: at for at, pk in enumerate(first)}
+        mine = rows.filter(check_run=run).select_related("user")
+        return sorted(mine, key=lambda row: position[row.pk])
+
+    def release_checks(self, run: str) -> int:
+        """Give back what a run has claimed and not checked."""
+        return self.current().filter(check_run=run).update(**_NO_CLAIM)
+
+    def oldest_run(self) -> str:
+        """Return the name of the run that began first of those under way, "" if there is none."""
+        rows = self.current().filter(check_expires_at__gt=DatabaseNow())
+        return rows.aggregate(oldest=Min("check_run"))["oldest"] or ""
 
     def purge_challenges(self, before: datetime) -> int:
         """Remove the pending logins begun before then, and return how many there were."""
@@ -381,6 +419,7 @@ _NO_CHALLENGE = {
     "mfa_attempts": 0,
 }
 _NO_LOGIN = {"login_id": "", "login_failure": "", "login_expires_at": None}
+_NO_CLAIM = {"check_run": "", "check_expires_at": None}
 _NO_LEASE = {"lease_owner": "", "lease_expires_at": None}
 
 
@@ -455,6 +494,13 @@ class GarminAuthenticationState(models.Model):
     lease_expires_at = models.DateTimeField(
         _("refreshed until"), null=True, blank=True, editable=False
     )
+    # So that runs of checks at the same time share the work.
+    check_run = models.CharField(
+        _("claimed by check"), max_length=64, default="", blank=True, editable=False
+    )
+    check_expires_at = models.DateTimeField(
+        _("claimed until"), null=True, blank=True, editable=False
+    )
     # Evidence of a mass failure: set by a refused exchange, cleared by anybody's accepted one.
     refused_at = models.DateTimeField(
         _("refused by Garmin"), null=True, blank=True, editable=False, db_index=True
@@ -480,6 +526,11 @@ class GarminAuthenticationState(models.Model):
         verbose_name = _("Garmin account")
         verbose_name_plural = _("Garmin accounts")
         base_manager_name = "objects"
+        indexes = [  # noqa: RUF012
+            # What is checked next.
+            models.Index(fields=["last_checked_at", "id"], name="garmin_auth_due"),
+            models.Index(fields=["check_expires_at"], name="garmin_auth_claims"),
+        ]
         constraints = [  # noqa: RUF012
             models.CheckConstraint(
                 name="garmin_auth_mfa_pending_has_challenge",

@@ -1,6 +1,7 @@
 """Use a stored session, from any process: ``with garmin_client(user) as client:``."""
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from .conf import conf
 from .engines import get_stored_engine
 from .engines.base import REFRESH_TIMEOUT
 from .exceptions import (
+    GarminAuthError,
     GarminUnavailable,
     NotConnected,
     RateLimited,
@@ -31,6 +33,8 @@ from .transactions import refuse_atomic
 
 T = TypeVar("T")
 
+# Seconds after which a long block writes, before its end, that the session works.
+NOTE_EVERY = 60
 # Seconds between two looks at a session that another process refreshes.
 POLL = (0.05, 0.25)
 
@@ -83,11 +87,17 @@ class StoredSession:
             self._row.session_data,
             self._renew,
             before=partial(pauses.respect, pauses.SITE),
-            after=partial(pauses.heed, pauses.SITE),
+            after=self._after,
         )
+        self._thread, self._noted = threading.get_ident(), time.monotonic()
         # What the engine makes of it may be written differently from what was imported.
         self._written = self.session.session_data()
         self.refreshed = False
+
+    @property
+    def engine_name(self) -> str:
+        """The name of the engine that wrote it."""
+        return self._row.engine
 
     @sensitive_variables()
     def ask_account_name(self) -> str:
@@ -95,20 +105,30 @@ class StoredSession:
         return self._engine.account_name(self.session)
 
     @sensitive_variables()
-    def close(self, *, checked: bool = False) -> None:
+    def close(self, *, note: bool = True) -> None:
         """Write back what the block changed, and that the session has worked.
 
         Args:
-            checked: whether a check used it.
+            note: whether to write that it has worked; a run of checks does that for many at once.
         """
         data = self.session.session_data()
         if data != self._written:
             self._replace(data)
-        if self.session.worked:
-            GarminAuthenticationState.objects.mark_validated(
-                self._row.pk, self._row.connected_at, checked=checked
-            )
+        if note and self.session.worked:
+            self._note()
         self.session.close()
+
+    def _after(self, error: GarminAuthError | None) -> None:
+        """Hear how a call of the block has ended."""
+        pauses.heed(pauses.SITE, error)
+        due = time.monotonic() >= self._noted + NOTE_EVERY
+        # In another thread it would open a database connection that nobody closes.
+        if error is None and due and threading.get_ident() == self._thread:
+            self._note()
+
+    def _note(self) -> None:
+        self._noted = time.monotonic()
+        GarminAuthenticationState.objects.mark_validated(self._row.pk, self._row.connected_at)
 
     @sensitive_variables()
     def _renew(self) -> str:

@@ -26,6 +26,7 @@ KEYS = [
     "skipped",
     "stopped",
     "duration_s",
+    "rate",
     "engines",
 ]
 in_a_process = pytest.mark.django_db(transaction=True)
@@ -146,7 +147,7 @@ def test_a_live_session_exits_0_and_is_silent_on_standard_error(run, connected):
 
     assert (result.code, result.errors) == (0, "")
     assert result.output.startswith("Checked 1 Garmin session in ")
-    assert result.output.endswith(" s: 1 active (0 refreshed).\n")
+    assert result.output.endswith("/s): 1 active (0 refreshed).\n")
 
 
 @in_a_process
@@ -157,7 +158,7 @@ def test_json_is_one_line_with_exactly_the_documented_keys(run, connected):
 
     assert (result.code, result.errors) == (0, "")
     assert result.output.count("\n") == 1
-    assert result.counts | {"duration_s": 0} == {
+    assert result.counts | {"duration_s": 0, "rate": 0} == {
         "checked": 2,
         "active": 2,
         "refreshed": 0,
@@ -167,6 +168,7 @@ def test_json_is_one_line_with_exactly_the_documented_keys(run, connected):
         "skipped": 0,
         "stopped": None,
         "duration_s": 0,
+        "rate": 0,
         "engines": {
             "garth": {"checked": 2, "active": 2, "expired": 0, "unknown": 0, "unreadable": 0}
         },
@@ -509,7 +511,7 @@ def test_the_oldest_check_comes_first_and_never_checked_before_that(call, connec
 
 
 def test_more_rows_than_a_batch_are_checked_once_each(call, connected, garmin, monkeypatch):
-    monkeypatch.setattr("garmin_auth.health.BATCH", 2)
+    monkeypatch.setattr("garmin_auth.health.MIN_BATCH", 2)
     users = connected("ana", "ben", "cleo", "dora", "emil")
 
     assert call("--format", "json").counts["checked"] == 5
@@ -517,7 +519,7 @@ def test_more_rows_than_a_batch_are_checked_once_each(call, connected, garmin, m
 
 
 def test_faults_and_unreadable_rows_do_not_come_twice(call, connected, garmin, monkeypatch):
-    monkeypatch.setattr("garmin_auth.health.BATCH", 1)
+    monkeypatch.setattr("garmin_auth.health.MIN_BATCH", 1)
     users = connected("ana", "ben", "cleo")
     spoil(users[1])
     garmin.fail("api", "status", account=email_of(users[0]), times=None)
@@ -527,7 +529,7 @@ def test_faults_and_unreadable_rows_do_not_come_twice(call, connected, garmin, m
 
 @pytest.mark.parametrize(("limit", "checked"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (99, 5)])
 def test_limit_holds_over_batches(call, connected, garmin, monkeypatch, limit, checked):
-    monkeypatch.setattr("garmin_auth.health.BATCH", 2)
+    monkeypatch.setattr("garmin_auth.health.MIN_BATCH", 2)
     connected("ana", "ben", "cleo", "dora", "emil")
 
     assert call("--limit", str(limit), "--format", "json").counts["checked"] == checked
