@@ -207,6 +207,16 @@ def test_a_row_without_session_ends_at_no_unknown_time(staff, user, connect):
     assert 'class="field-state' not in text_of(staff("view").get(f"{LIST}?ends=unknown"))
 
 
+def test_a_row_without_session_counts_for_no_engine(staff, user, other_user, connect):
+    connect(user)
+    connect(other_user, "ben@example.com")
+    GarminAuthenticationState.objects.disconnect(other_user.pk, "user")
+    client = staff("view")
+
+    assert "garth (1)" in text_of(client.get(LIST))
+    assert text_of(client.get(f"{LIST}?engine=garth")).count('class="field-state') == 1
+
+
 def test_filters_count_by_engine_status_and_end(staff, connect):
     for number in range(3):
         connect(User.objects.create_user(f"user {number}"), f"{number}@example.com")
