@@ -13,6 +13,7 @@
 
   function stop() {
     document.getElementById("ga-working").hidden = true;
+    document.getElementById("ga-why").hidden = true;
     document.getElementById("ga-again").hidden = false;
     say(line.dataset.lost);
   }

@@ -345,6 +345,12 @@ def test_a_double_click_sends_one_login(user, account, garmin, gate):
     assert account_of(user).connected
 
 
+def test_a_double_click_needs_no_room_and_is_not_counted(user, account, gate, settings):
+    settings.GARMIN_AUTH_LOGIN_WORKERS = 1
+    for _ in range(10):
+        assert begin_login(user, EMAIL, PASSWORD) == LoginUnderWay()
+
+
 def test_many_clicks_at_once_send_one_login(user, account, garmin, gate):
     def click():
         begin_login(user, EMAIL, PASSWORD)
@@ -690,3 +696,19 @@ def test_a_place_of_a_bug_is_told_without_values():
         told = background.describe(exc)
     assert told.startswith("ValueError > ")
     assert secret not in told
+
+
+def test_an_error_brings_no_frame_that_knew_the_password():
+    def call(password="a secret"):
+        try:
+            raise ValueError(password)
+        except ValueError:
+            raise GarminUnavailable("Garmin did not answer.")  # noqa: B904
+
+    made = background.Call()
+    made.make(call)
+    with pytest.raises(GarminUnavailable) as caught:
+        made.result()
+
+    assert caught.value.__context__ is caught.value.__cause__ is None
+    assert "call" not in {frame.name for frame in caught.traceback}

@@ -1,5 +1,6 @@
 """The pages of a login that goes on outside the request, with a real Garmin behind them."""
 
+import gc
 import html
 import logging
 import os
@@ -12,6 +13,7 @@ import django
 import pytest
 from django.core import mail
 from django.db import connection
+from django.http import HttpRequest
 from django.test import Client
 from django.utils.log import AdminEmailHandler
 
@@ -358,6 +360,14 @@ def test_a_bug_is_said_and_its_mail_to_admins_tells_no_secret(
     assert "AttributeError" in sent
     assert PASSWORD not in sent
     assert EMAIL not in sent
+
+
+def test_a_login_under_way_keeps_no_request_and_its_post(browser, account, gate):
+    browser.post(LOGIN, FORM)
+    gc.collect()
+
+    requests = [kept for kept in gc.get_objects() if isinstance(kept, HttpRequest)]
+    assert [request for request in requests if PASSWORD in request.POST.values()] == []
 
 
 # Cancel
