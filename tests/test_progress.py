@@ -24,7 +24,7 @@ from garmin_auth.failures import to_record
 from garmin_auth.login import start_login
 from garmin_auth.models import GarminAuthenticationState
 
-from .conftest import EMAIL, PASSWORD, state_of, wait_for_logins
+from .conftest import EMAIL, PASSWORD, needs_garminconnect, state_of, wait_for_logins
 
 pytestmark = pytest.mark.django_db(transaction=True)
 states = GarminAuthenticationState.objects
@@ -468,3 +468,27 @@ def test_a_hostile_next_leads_nowhere(browser, account, gate, hostile):
     wait_for_logins()
     assert browser.get(url, headers=JSON).json() == {"under_way": False, "url": PROGRESS}
     assert browser.get(url).url == STATUS
+
+
+# The engine that is slow in earnest
+
+
+@needs_garminconnect
+@pytest.mark.parametrize("mfa", [False, True])
+def test_garminconnect_logs_in_outside_the_request(
+    browser, user, garmin, slow_logins, settings, monkeypatch, mfa
+):
+    for flow in ("MOBILE_DELAY", "WIDGET_DELAY", "LOGIN_DELAY"):
+        for end in ("MIN_S", "MAX_S"):
+            monkeypatch.setattr(f"garminconnect.client.sso.{flow}_{end}", 0.01)
+    settings.GARMIN_AUTH_ENGINE = "garminconnect"
+    garmin.add_account(EMAIL, PASSWORD, mfa=mfa)
+    assert log_in(browser).url == PROGRESS
+
+    if mfa:
+        assert browser.get(PROGRESS).url == MFA
+        browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    else:
+        assert browser.get(PROGRESS).url == STATUS
+    found = account_of(user)
+    assert (found.connected, found.engine) == (True, "garminconnect")
