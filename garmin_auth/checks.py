@@ -20,6 +20,8 @@ from .models import GarminAuthenticationState
 # Rows that the database check looks at, from either end of the table.
 SAMPLE = 50
 PER_PROCESS_CACHES = ("locmem.LocMemCache", "dummy.DummyCache")
+# Two processes may both be told that they were the first to add a key.
+CACHES_THAT_RACE = ("filebased.FileBasedCache",)
 # The default of GARMIN_AUTH_TIMEOUT, in seconds.
 TIMEOUT = 30
 
@@ -32,6 +34,7 @@ def register_checks() -> None:
         check_engine,
         check_trust,
         check_cache,
+        check_rate,
         check_environment,
         check_reach,
     ):
@@ -161,6 +164,24 @@ def check_cache(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
                 "database or files. With a single process, silence this check."
             ),
             id=_id("W003"),
+        )
+    ]
+
+
+def check_rate(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """W008: the cache cannot hold the rate that all workers are to keep together."""
+    try:
+        backend = settings.CACHES[conf.CACHE].get("BACKEND", "")
+        rate = conf.CHECK_RATE
+    except ImproperlyConfigured:
+        return []  # E001 says it.
+    if rate is None or not backend.endswith(PER_PROCESS_CACHES + CACHES_THAT_RACE):
+        return []
+    return [
+        Warning(
+            f"The workers cannot keep GARMIN_AUTH_CHECK_RATE together in the cache {conf.CACHE!r}.",
+            hint="Name a cache in Redis, in Memcached or in the database in GARMIN_AUTH_CACHE.",
+            id=_id("W008"),
         )
     ]
 

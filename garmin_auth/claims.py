@@ -53,6 +53,11 @@ class CheckRun:
         self.began = min(began, datetime.strptime(oldest, STAMP)) if oldest else began
 
     def __iter__(self) -> Iterator[GarminAuthenticationState]:
+        for batch in self.batches():
+            yield from batch
+
+    def batches(self) -> Iterator[list[GarminAuthenticationState]]:
+        """Claim a batch after the other, and yield each."""
         left = self._limit
         # Two simple walks along the index, for databases do not agree on where NULL belongs.
         never = self._due.filter(last_checked_at__isnull=True).order_by("pk")
@@ -63,9 +68,14 @@ class CheckRun:
                 claimed = rows.claim_checks(self.name, number, self._seconds)
                 if not claimed:
                     break
-                yield from claimed
+                yield claimed
                 left = None if left is None else left - len(claimed)
 
-    def release(self) -> None:
-        """Give back what was claimed and not checked."""
-        self._states.release_checks(self.name)
+    def keep(self, batch: list[GarminAuthenticationState], seconds: float) -> None:
+        """Claim a batch for so much longer, from now on."""
+        self._states.keep_checks(self.name, [state.pk for state in batch], seconds)
+
+    def release(self, batch: list[GarminAuthenticationState] | None = None) -> None:
+        """Give back what was claimed and not checked: of a batch, or all."""
+        pks = None if batch is None else [state.pk for state in batch]
+        self._states.release_checks(self.name, pks)

@@ -105,6 +105,13 @@ class Settings:
         """Number of logins that one process may have under way outside of requests."""
         return self._count("LOGIN_WORKERS", 4)
 
+    @property
+    def CHECK_RATE(self) -> float | None:
+        """Checks a second that all Celery workers together may begin. None: no limit."""
+        if self._get("CHECK_RATE", None) is None:
+            return None
+        return self._positive("CHECK_RATE", 0)
+
     def _get(self, name: str, default: Any) -> Any:
         return getattr(django_settings, f"GARMIN_AUTH_{name}", default)
 

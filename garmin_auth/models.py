@@ -54,11 +54,8 @@ def _from_now(seconds: float) -> ExpressionWrapper:
     )
 
 
-def _login_is_under_way() -> ExpressionWrapper:
-    return ExpressionWrapper(
-        ~Q(login_id="") & Q(login_failure="", login_expires_at__gt=DatabaseNow()),
-        output_field=models.BooleanField(),
-    )
+def _login_is_under_way() -> Q:
+    return ~Q(login_id="") & Q(login_failure="", login_expires_at__gt=DatabaseNow())
 
 
 @dataclass(frozen=True)
@@ -279,16 +276,30 @@ class StateQuerySet(models.QuerySet):
             number: how many to claim at the most.
             seconds: how long other runs leave them alone if this process dies.
         """
-        first = list(self.unclaimed().values_list("pk", flat=True)[:number])
-        rows = GarminAuthenticationState.objects.current().filter(pk__in=first)
-        rows.unclaimed().update(check_run=run, check_expires_at=_from_now(seconds))
-        position = {pk: at for at, pk in enumerate(first)}
-        mine = rows.filter(check_run=run).select_related("user")
-        return sorted(mine, key=lambda row: position[row.pk])
+        # Another run may be faster with all of the first ones: then there may be more behind them.
+        while first := list(self.unclaimed().values_list("pk", flat=True)[:number]):
+            rows = GarminAuthenticationState.objects.current().filter(pk__in=first)
+            rows.unclaimed().update(check_run=run, check_expires_at=_from_now(seconds))
+            position = {pk: at for at, pk in enumerate(first)}
+            if mine := list(rows.filter(check_run=run).select_related("user")):
+                return sorted(mine, key=lambda row: position[row.pk])
+        return []
 
-    def release_checks(self, run: str) -> int:
-        """Give back what a run has claimed and not checked."""
-        return self.current().filter(check_run=run).update(**_NO_CLAIM)
+    def keep_checks(self, run: str, pks: Iterable[Any], seconds: float) -> int:
+        """Claim these rows of a run anew, from now on, but for those checked meanwhile."""
+        rows = self.current().filter(pk__in=list(pks), check_run=run)
+        return rows.update(check_expires_at=_from_now(seconds))
+
+    def release_checks(self, run: str, pks: Iterable[Any] | None = None) -> int:
+        """Give back what a run has claimed and not checked: these rows, or all."""
+        rows = self.current().filter(check_run=run)
+        if pks is not None:
+            rows = rows.filter(pk__in=list(pks))
+        return rows.update(**_NO_CLAIM)
+
+    def claimed_checks(self) -> int:
+        """Return how many rows runs have claimed and not checked yet."""
+        return self.current().filter(check_expires_at__gt=DatabaseNow()).count()
 
     def oldest_run(self) -> str:
         """Return the name of the run that began first of those under way, "" if there is none."""

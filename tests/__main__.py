@@ -12,9 +12,11 @@ import sys
 import tempfile
 
 from tests.services import (
+    BROKERS,
     garminconnect_may_be_left_out,
     required,
     why_not,
+    why_not_broker,
     why_not_garminconnect,
 )
 
@@ -31,6 +33,9 @@ def main() -> int:
     if no_garminconnect:
         lines = tolerated if garminconnect_may_be_left_out() else left_out
         lines.append(f"the engine garminconnect: {no_garminconnect}")
+    for broker in BROKERS:
+        if reason := why_not_broker(broker):
+            left_out.append(f"Celery on {broker}: {reason}")
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "GARMIN_AUTH_COVERAGE": f"{folder}/coverage"}
         # In the order of the files, for some of a module's fixtures are dear; who ends first helps.

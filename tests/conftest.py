@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from django.core.cache import cache
@@ -23,12 +24,18 @@ needs_garminconnect = pytest.mark.skipif(
 )
 
 
+# For what only Redis can do.
+needs_redis = pytest.mark.skipif(
+    bool(services.why_not_broker("redis")), reason="Redis does not answer"
+)
+
 # What depends on the database, and so runs on PostgreSQL and MariaDB too.
 ON_EVERY_DATABASE = {
     "test_accounts",
     "test_admin",
     "test_garminconnect_sessions",
     "test_background",
+    "test_concurrent_checks",
     "test_health",
     "test_keys",
     "test_killed",
@@ -165,6 +172,49 @@ def run_python(start_python):
         return output.strip()
 
     return run
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Return the environment of a site with further lines in its settings."""
+
+    def site(*lines):
+        text = "\n".join(["from tests.settings import *", *lines])
+        (tmp_path / "site_settings.py").write_text(text)
+        return {"DJANGO_SETTINGS_MODULE": "site_settings", "PYTHONPATH": str(tmp_path)}
+
+    return site
+
+
+@pytest.fixture
+def redis_site(site):
+    """The same for a site whose processes share a cache in Redis, which is emptied at the end."""
+    import redis
+
+    url, prefix = services.BROKERS["redis"], f"garmin_auth_test_{uuid4().hex}"
+    cache = {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": url,
+        "KEY_PREFIX": prefix,
+    }
+    yield lambda *lines: site(f"CACHES = {{'default': {cache!r}}}", *lines)
+    with redis.Redis.from_url(url) as client:
+        for key in client.scan_iter(match=f"{prefix}:*"):
+            client.delete(key)
+
+
+def start_all(start_python, codes, **environment):
+    """Run pieces of Python code at the same time, each in a process, and return their outputs."""
+    processes = [
+        start_python("-c", f"import django; django.setup()\n{code}", **environment)
+        for code in codes
+    ]
+    outputs = []
+    for process in processes:
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        outputs.append(output)
+    return outputs
 
 
 def child_environment(garmin):

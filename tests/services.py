@@ -1,15 +1,20 @@
-"""Which databases and engines this machine offers to the tests, and why another is left out."""
+"""What this machine offers to the tests: databases, brokers, engines; or why not."""
 
 import importlib.util
 import os
 import socket
 import sys
 from importlib import metadata
+from urllib.parse import urlsplit
 
 from tests import settings
 
 # The oldest Python that garminconnect runs on.
 GARMINCONNECT_PYTHON = (3, 12)
+BROKERS = {
+    "redis": os.environ.get("GARMIN_AUTH_TEST_REDIS", "redis://127.0.0.1:6379/0"),
+    "rabbitmq": os.environ.get("GARMIN_AUTH_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672//"),
+}
 
 
 def why_not(database: str) -> str:
@@ -28,6 +33,22 @@ def why_not(database: str) -> str:
         socket.create_connection((options["HOST"], int(options["PORT"])), timeout=3).close()
     except OSError as exc:
         return f"nothing answers at {options['HOST']}:{options['PORT']} ({exc})"
+    return ""
+
+
+def why_not_broker(name: str) -> str:
+    """Return why tasks cannot be tried on this broker here, "" if they can.
+
+    Args:
+        name: ``"redis"`` or ``"rabbitmq"``.
+    """
+    parts = urlsplit(BROKERS[name])
+    if name == "redis" and importlib.util.find_spec("redis") is None:
+        return "its client redis is not installed"
+    try:
+        socket.create_connection((parts.hostname, parts.port), timeout=3).close()
+    except OSError as exc:
+        return f"nothing answers at {parts.hostname}:{parts.port} ({exc})"
     return ""
 
 

@@ -101,18 +101,6 @@ def connected(django_user_model, connect):
     return connected
 
 
-@pytest.fixture
-def site(tmp_path):
-    """Return the environment of a site with further lines in its settings."""
-
-    def site(*lines):
-        text = "\n".join(["from tests.settings import *", *lines])
-        (tmp_path / "site_settings.py").write_text(text)
-        return {"DJANGO_SETTINGS_MODULE": "site_settings", "PYTHONPATH": str(tmp_path)}
-
-    return site
-
-
 def ended(process):
     output, errors = process.communicate(timeout=60)
     assert "Traceback" not in errors

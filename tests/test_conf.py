@@ -21,6 +21,7 @@ DEFAULTS = {
     "MFA_TTL": 600,
     "MFA_MAX_ATTEMPTS": 5,
     "LOGIN_WORKERS": 4,
+    "CHECK_RATE": None,
 }
 CONSUMER = {"consumer_key": "key", "consumer_secret": "secret"}
 
@@ -46,6 +47,9 @@ GOOD = [
     ("MFA_MAX_ATTEMPTS", 1),
     ("MFA_MAX_ATTEMPTS", 10),
     ("LOGIN_WORKERS", 1),
+    ("CHECK_RATE", None),
+    ("CHECK_RATE", 0.1),
+    ("CHECK_RATE", 50),
 ]
 
 BAD = [
@@ -98,6 +102,7 @@ BAD = [
     ("MFA_MAX_ATTEMPTS", 2.5),
     ("LOGIN_WORKERS", 1.5),
     ("MFA_TTL", 1e300),
+    *(("CHECK_RATE", value) for value in (0, -1, "5", "5/s", True, math.nan, math.inf)),
     *(
         (name, value)
         for name in ("TIMEOUT", "LEASE", "MFA_TTL", "MFA_MAX_ATTEMPTS", "LOGIN_WORKERS")

@@ -18,6 +18,8 @@ SLOW = (
     "logfire",
     "urllib3",
     "celery",
+    "kombu",
+    "tqdm",
     "trustme",
     "oauthlib",
 )
@@ -60,6 +62,7 @@ def test_starting_django_loads_no_engine(run_python, tmp_path, engine):
         "from django.core.management import call_command\n"
         "call_command('check', verbosity=0, fail_level='CRITICAL')\n"
         "import garmin_auth.models, garmin_auth.login, garmin_auth.sessions, garmin_auth.urls\n"
+        "import garmin_auth.management.commands.check_garmin_sessions\n"
         "from django.conf import settings\n"
         f"assert settings.GARMIN_AUTH_ENGINE == {engine!r}\n"
         "print(*sys.modules)",

@@ -7,6 +7,8 @@ import time
 from collections import Counter, defaultdict
 from datetime import timedelta
 
+from django.core.management import CommandError
+
 from garmin_auth.checks import check_stored_engines, check_stored_sessions
 from garmin_auth.claims import due_sessions
 from garmin_auth.crew import sleep_until
@@ -57,7 +59,6 @@ class Command(QuietCommand):
         parser.add_argument(
             "--workers",
             type=workers,
-            default=1,
             metavar="N",
             help="check so many sessions at the same time (1)",
         )
@@ -76,14 +77,25 @@ class Command(QuietCommand):
         parser.add_argument(
             "--dry-run", action="store_true", help="say what would be checked, and do nothing"
         )
+        parser.add_argument(
+            "--enqueue", action="store_true", help="hand the checks to Celery, and end"
+        )
         parser.add_argument("--format", choices=("text", "json"), default="text")
 
-    def handle(self, *, max_age, user, limit, workers, rate, jitter, dry_run, format, **options):
+    def handle(
+        self, *, max_age, user, limit, workers, rate, jitter, dry_run, enqueue, format, **options
+    ):
         self.format = format
         self.verbosity = options["verbosity"]
         self.failed = defaultdict(list)
         self.counts = Counter()
         self.warned_of_unreadable_rows = False
+        if enqueue and (workers or rate or dry_run):
+            raise CommandError(
+                "--enqueue leaves the checks to Celery's workers: --workers, --rate and --dry-run "
+                "mean nothing with it. The rate of all workers is GARMIN_AUTH_CHECK_RATE.",
+                returncode=2,
+            )
         person = user_named(user) if user is not None else None
         self.warn_of_unreadable_rows()
         if dry_run:
@@ -93,12 +105,16 @@ class Command(QuietCommand):
             if jitter:
                 wait = random.uniform(0, jitter.total_seconds())  # noqa: S311
                 sleep_until(time.monotonic() + wait, interrupted)
+            if enqueue:
+                if not interrupted():
+                    self.say_what_was_enqueued(enqueued(max_age, person, limit))
+                return
             with self.progress(due_sessions(max_age, person), limit) as self.bar:
                 report = check_sessions(
                     max_age=max_age,
                     user=person,
                     limit=limit,
-                    workers=workers,
+                    workers=workers or 1,
                     rate=rate,
                     on_check=self.show,
                     interrupted=interrupted,
@@ -131,6 +147,15 @@ class Command(QuietCommand):
         self.stdout.write(
             f"{due} session{'' if due == 1 else 's'} would be checked. "
             "Nothing was asked or written."
+        )
+
+    def say_what_was_enqueued(self, number):
+        if self.format == "json":
+            self.stdout.write(json.dumps({"enqueued": number}))
+            return
+        self.stdout.write(
+            f"Enqueued the check{'' if number == 1 else 's'} of {number} Garmin "
+            f"session{'' if number == 1 else 's'}; Celery's workers do the rest."
         )
 
     def progress(self, rows, limit):
@@ -211,6 +236,27 @@ class Command(QuietCommand):
                 self.stderr.write(sentence + ", ".join(names) + tail)
         if report.stopped:
             self.stderr.write(f"The run stopped early. {STOPPED[report.stopped]}")
+
+
+def enqueued(max_age, user, limit) -> int:
+    """Hand the checks to Celery, and return how many. Raises CommandError."""
+    try:
+        from kombu.exceptions import OperationalError
+
+        from garmin_auth.tasks import enqueue_due_sessions
+    except ImportError as exc:
+        if (exc.name or "").partition(".")[0] not in ("celery", "kombu"):
+            raise
+        raise CommandError(
+            'Celery is not installed: pip install "django-garmin-auth[celery]"'
+        ) from exc
+    try:
+        return enqueue_due_sessions(max_age, user=user, limit=limit)
+    except (OperationalError, OSError) as exc:
+        raise CommandError(
+            f"Celery's broker cannot be reached: {exc}. Does the site's Celery app name it in "
+            "broker_url, and is the app imported when Django starts?"
+        ) from exc
 
 
 def exit_code(report: Report) -> int:
