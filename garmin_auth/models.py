@@ -54,8 +54,12 @@ def _from_now(seconds: float) -> ExpressionWrapper:
     )
 
 
-def _login_is_under_way() -> Q:
+def _under_way() -> Q:
     return ~Q(login_id="") & Q(login_failure="", login_expires_at__gt=DatabaseNow())
+
+
+def _login_is_under_way() -> ExpressionWrapper:
+    return ExpressionWrapper(_under_way(), output_field=models.BooleanField())
 
 
 @dataclass(frozen=True)
@@ -224,13 +228,19 @@ class StateQuerySet(models.QuerySet):
         )
 
     def disconnect(self, user_id: Any, reason: str) -> bool:
-        """Remove the user's session and any login. Tell whether there was either."""
-        something = Q(session_data__isnull=False) | Q(mfa_pending=True) | ~Q(login_id="")
-        return bool(
-            self.current()
-            .filter(something, user_id=user_id)
-            .update(**_no_session(reason), **_NO_CHALLENGE, **_NO_LOGIN)
+        """Remove the user's session and any login. Tell whether there was either.
+
+        How the last login has failed is forgotten too, and is neither.
+        """
+        rows = self.current().filter(user_id=user_id)
+        something = Q(session_data__isnull=False) | Q(mfa_pending=True) | _under_way()
+        if rows.filter(something).update(**_no_session(reason), **_NO_CHALLENGE, **_NO_LOGIN):
+            return True
+        # Under the same condition: a login may have begun meanwhile.
+        rows.exclude(login_id="").exclude(_under_way()).update(
+            updated_at=timezone.now(), **_NO_LOGIN
         )
+        return False
 
     def mark_validated(self, pk: Any, connected_at: datetime | None) -> bool:
         """Note that the session begun at ``connected_at`` has just worked; nothing is encrypted.
