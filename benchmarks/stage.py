@@ -107,22 +107,22 @@ class Stage:
 
     @staticmethod
     def _row(model: Any, user_id: Any, n: int, data: str, now: Any) -> Any:
-        """Of a hundred: 90 connected, 4 never connected, 4 disconnected, 2 that type a code."""
+        """Of each kind there are enough among 1,000 for a full page of the admin's list."""
         state = model(user_id=user_id, engine="garth" if n % 10 < 7 else "garminconnect")
         kind = n % 100
-        if kind < 90:
+        if kind < 70:  # Connected, and of these 12 not yet used.
             state.session_data = data
             state.connected_at = now - timedelta(days=n % 300)
-            state.last_validated = now - timedelta(minutes=n % 600) if kind else None
+            state.last_validated = now - timedelta(minutes=n % 600) if kind < 58 else None
             state.last_checked_at = state.last_validated
             state.ended_reason = ""
             if state.engine == "garth":
                 state.session_ends_at = now + timedelta(days=365 - n % 300)
-        elif kind < 94:
+        elif kind < 74:
             state.ended_reason = "never"
-        elif kind < 98:
+        elif kind < 88:
             state.ended_reason = "expired"
-            state.last_validated = now - timedelta(days=n % 100)
+            state.last_validated = now - timedelta(days=8 + n % 90)
         else:
             state.mfa_pending, state.mfa_challenge = True, "{}"
             state.mfa_started_at = now - timedelta(seconds=n % 500)

@@ -12,7 +12,7 @@ from django.utils.decorators import method_decorator
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from .engines import is_installed
+from .engines import is_installed, known_engines
 from .evidence import mass_failure
 from .health import Outcome, check_session
 from .keys import UNREADABLE_HINT, unreadable
@@ -21,20 +21,31 @@ from .models import DatabaseNow, EndedReason, GarminAuthenticationState, Status
 from .transactions import non_atomic_everywhere
 
 
+# A session is stored: as session_data says, but from a column that indexes can hold.
+CONNECTED = Q(connected_at__isnull=False)
+
+
 class EngineFilter(admin.SimpleListFilter):
-    """Which engine wrote the session? A row without one has none, whatever its column says."""
+    """Which engine wrote the session? A row without one has none, whatever its column says.
+
+    The engines that are known here: to ask the table for all that it names would read all of it.
+    """
 
     title = _("engine")
     parameter_name = "engine"
+    # No name of an engine, for a setting names them.
+    UNKNOWN = "?"
 
     def lookups(self, request, model_admin):
-        rows = GarminAuthenticationState.objects.with_session().order_by("engine")
-        return [(name, name) for name in rows.values_list("engine", flat=True).distinct()]
+        names = [(name, name) for name in sorted(known_engines())]
+        return [*names, (self.UNKNOWN, _("not known here"))]
 
     def queryset(self, request, queryset):
         if self.value() is None:
             return queryset
-        return queryset.filter(engine=self.value(), session_data__isnull=False)
+        if self.value() == self.UNKNOWN:
+            return queryset.filter(CONNECTED).exclude(engine__in=known_engines())
+        return queryset.filter(CONNECTED, engine=self.value())
 
 
 class StalenessFilter(admin.SimpleListFilter):
@@ -57,7 +68,7 @@ class StalenessFilter(admin.SimpleListFilter):
             "day": Q(last_validated__gte=day),
             "week": Q(last_validated__gte=week, last_validated__lt=day),
             "older": Q(last_validated__lt=week),
-            "never": Q(last_validated=None, session_data__isnull=False),
+            "never": Q(CONNECTED, last_validated=None),
         }.get(self.value(), Q())
         return queryset.filter(condition)
 
@@ -83,7 +94,7 @@ class EndFilter(admin.SimpleListFilter):
             "past": Q(session_ends_at__lt=now),
             "soon": Q(session_ends_at__gte=now, session_ends_at__lt=soon),
             "later": Q(session_ends_at__gte=soon),
-            "unknown": Q(session_ends_at=None, session_data__isnull=False),
+            "unknown": Q(CONNECTED, session_ends_at=None),
         }.get(self.value(), Q())
         return queryset.filter(condition)
 
@@ -117,8 +128,11 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
         "last_checked_at",
     )
     list_filter = ("status", EngineFilter, StalenessFilter, EndFilter)
-    # Counts beside the filters: by engine, they show how far the site's move to another has come.
-    show_facets = admin.ShowFacets.ALWAYS
+    # Counts beside the filters, by engine to watch the site's move to another, cost a look at every
+    # row: "Show counts" asks for them. Other pages read no more than they show, and count in an index
+    # (benchmarks/RESULTS.md).
+    show_facets = admin.ShowFacets.ALLOW
+    show_full_result_count = False
     list_select_related = ("user",)
     ordering = ("-updated_at", "-pk")
     fields = (
@@ -151,6 +165,29 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
             .get_queryset(request)
             .annotate(login_is_under_way=ExpressionWrapper(under_way, BooleanField()))
         )
+
+    def get_ordering(self, request):
+        """Put first what changed last; of what is filtered by a time, what that time is up for."""
+        for name, column in (("validated", "last_validated"), ("ends", "session_ends_at")):
+            if name in request.GET:
+                return (column, "pk")
+        return super().get_ordering(request)
+
+    def get_search_results(self, request, queryset, search_term):
+        """Look for a user of exactly this name first: that takes an index, and all else every user.
+
+        In quotes, Django's own way to keep words together, the name is searched for everywhere.
+        """
+        of_this_name = {f"user__{get_user_model().USERNAME_FIELD}": search_term}
+        if search_term and (exactly := queryset.filter(**of_this_name)).exists():
+            if request.method == "GET":
+                sentence = gettext(
+                    "Only the user of exactly this name is shown. Put it in quotes to search for "
+                    "it in all names."
+                )
+                self.message_user(request, sentence, messages.INFO)
+            return exactly, False
+        return super().get_search_results(request, queryset, search_term)
 
     def get_search_fields(self, request):
         """Search as the site searches its users; without an admin of theirs, by name and e-mail."""

@@ -551,6 +551,19 @@ class GarminAuthenticationState(models.Model):
             # What is checked next.
             models.Index(fields=["last_checked_at", "id"], name="garmin_auth_due"),
             models.Index(fields=["check_expires_at"], name="garmin_auth_claims"),
+            # What is purged when a run begins.
+            models.Index(fields=["mfa_started_at"], name="garmin_auth_challenges"),
+            models.Index(fields=["login_expires_at"], name="garmin_auth_logins"),
+            # The admin's list, its filters, and how many rows each finds (benchmarks/EXPLAIN.md).
+            models.Index(fields=["updated_at", "id"], name="garmin_auth_changed"),
+            models.Index(fields=["status", "updated_at", "id"], name="garmin_auth_status"),
+            models.Index(
+                fields=["engine", "updated_at", "id", "connected_at"], name="garmin_auth_engine"
+            ),
+            models.Index(
+                fields=["last_validated", "id", "connected_at"], name="garmin_auth_validated"
+            ),
+            models.Index(fields=["session_ends_at", "id", "connected_at"], name="garmin_auth_ends"),
         ]
         constraints = [  # noqa: RUF012
             models.CheckConstraint(

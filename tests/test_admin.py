@@ -213,21 +213,79 @@ def test_a_row_without_session_counts_for_no_engine(staff, user, other_user, con
     GarminAuthenticationState.objects.disconnect(other_user.pk, "user")
     client = staff("view")
 
-    assert "garth (1)" in text_of(client.get(LIST))
+    assert "garth (1)" in text_of(client.get(f"{LIST}?_facets=True"))
     assert text_of(client.get(f"{LIST}?engine=garth")).count('class="field-state') == 1
 
 
-def test_filters_count_by_engine_status_and_end(staff, connect):
+def test_filters_count_by_engine_status_and_end_on_request(staff, connect):
     for number in range(3):
         connect(User.objects.create_user(f"user {number}"), f"{number}@example.com")
     user = User.objects.get(username="user 0")
+    GarminAuthenticationState.objects.filter(user=user).update(engine="garminconnect")
+    client = staff("view")
+
+    def counts(query):
+        page = text_of(client.get(LIST + query))
+        return set(re.findall(r"<a href=\"\?[^\"]*\"[^>]*>\s*([^<]*\(\d+\))", page))
+
+    assert counts("") == set()
+    shown = counts("?_facets=True")
+    assert {"garminconnect (1)", "garth (2)", "connected (3)", "disconnected (0)"} <= shown
+    assert {"not known here (0)", "not known, though connected (3)", "later (0)"} <= shown
+
+
+def test_filter_by_an_engine_that_is_not_known_here(staff, user, other_user, connect):
+    connect(user)
+    connect(other_user, "ben@example.com")
     GarminAuthenticationState.objects.filter(user=user).update(engine="another")
 
-    page = text_of(staff("view").get(LIST))
+    page = text_of(staff("view").get(f"{LIST}?engine=?"))
 
-    counts = re.findall(r"<a href=\"\?[^\"]*\"[^>]*>\s*([^<]*\(\d+\))", page)
-    assert {"another (1)", "garth (2)", "connected (3)", "disconnected (0)"} <= set(counts)
-    assert {"not known, though connected (3)", "later (0)"} <= set(counts)
+    assert page.count('class="field-state') == 1
+    assert "not installed" in page
+
+
+def test_the_engines_to_filter_by_are_not_asked_of_the_table(staff, user, connect):
+    connect(user)
+    client = staff("view")
+
+    with CaptureQueriesContext(connection) as captured:
+        page = text_of(client.get(LIST))
+
+    assert "?engine=garminconnect" in page
+    assert not any("DISTINCT" in query["sql"] for query in captured.captured_queries)
+
+
+def test_a_filter_by_time_puts_the_earliest_first(staff, user, other_user, connect):
+    now = timezone.now()
+    for someone, days in ((user, 2), (other_user, 3)):
+        connect(someone, f"{someone.pk}@example.com")
+        GarminAuthenticationState.objects.filter(user=someone).update(
+            last_validated=now - timedelta(days=days), session_ends_at=now + timedelta(days=days)
+        )
+    client = staff("view")
+
+    def users(query):
+        return re.findall(r">(ana|ben)</a>", text_of(client.get(LIST + query)))
+
+    assert users("?validated=week") == ["ben", "ana"]
+    assert users("?ends=soon") == ["ana", "ben"]
+    assert users("") == ["ben", "ana"]
+
+
+def test_a_search_for_a_whole_user_name_finds_that_user_alone(staff, user, connect):
+    connect(user)
+    connect(User.objects.create_user("anabel"), "anabel@example.com")
+    client = staff("view")
+
+    page = text_of(client.get(f"{LIST}?q=ana"))
+
+    assert page.count('class="field-state') == 1
+    assert "Only the user of exactly this name is shown" in page
+    for query in ('q="ana"', "q=an", "q=anab"):
+        page = text_of(client.get(f"{LIST}?{query}"))
+        assert page.count('class="field-state') == (1 if "anab" in query else 2), query
+        assert "exactly this name" not in page
 
 
 def test_nobody_may_add_a_row(staff):
