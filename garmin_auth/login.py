@@ -99,7 +99,7 @@ def begin_login(user: Any, email: str, password: str) -> Connected | MFARequired
 
     Raises:
         TooManyLogins, RateLimited: Garmin is not asked.
-        The rest as ``start_login``, of an engine that is not slow.
+        LoginRejected, GarminUnavailable: as ``start_login``, of an engine that is not slow.
         RuntimeError: called inside ``atomic()``.
     """
     refuse_atomic("begin_login")
