@@ -9,7 +9,7 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 READY := $(VENV)/.ready-$(VERSION)
 
-.PHONY: help demo test check soak clean
+.PHONY: help demo test check docs soak clean
 
 help:
 	@echo "make demo    the whole story against a simulated Garmin, then a site to look at"
@@ -18,7 +18,8 @@ help:
 	@echo "             the same with the engine whose new logins work: Python 3.12 or newer"
 	@echo "make test    all tests, on every database that is reachable"
 	@echo "make soak    the long proofs: kills, random interleavings, fuzzing; some minutes"
-	@echo "make check   style, types, migrations, settings, the wheel"
+	@echo "make check   style, types, migrations, settings, the docs, the wheel"
+	@echo "make docs    the documentation's site, in build/docs"
 	@echo "             All of them take PYTHON=..., and then make .venv anew for that version."
 
 demo: $(READY)
@@ -35,6 +36,11 @@ check: $(READY)
 	$(BIN)/python manage.py check --settings tests.deploy_settings --deploy --fail-level WARNING
 	$(BIN)/python manage.py check --settings tests.settings --database default --tag database
 	$(BIN)/python -m tests.wheel
+	@$(MAKE) --no-print-directory docs
+
+# The variable silences what the theme says of its own future; nothing is asked of the network.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 soak: $(READY)
 	GARMIN_AUTH_KILLS=20 GARMIN_AUTH_EXAMPLES=500 GARMIN_AUTH_REFUSED=1000 \
