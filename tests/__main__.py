@@ -17,6 +17,7 @@ from tests.services import (
     required,
     why_not,
     why_not_broker,
+    why_not_browser,
     why_not_garminconnect,
 )
 
@@ -36,6 +37,8 @@ def main() -> int:
     for broker in BROKERS:
         if reason := why_not_broker(broker):
             left_out.append(f"Celery on {broker}: {reason}")
+    if reason := why_not_browser():
+        left_out.append(f"the pages in a browser: {reason}")
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "GARMIN_AUTH_COVERAGE": f"{folder}/coverage"}
         # In the order of the files, for some of a module's fixtures are dear; who ends first helps.

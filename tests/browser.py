@@ -1,9 +1,10 @@
 """Chromium as the tests hold it, and how to use a page without a mouse."""
 
 import os
-import shutil
 from contextlib import contextmanager
 from pathlib import Path
+
+from .services import chromium_path
 
 SIZES = {"narrow": {"width": 320, "height": 720}, "wide": {"width": 1280, "height": 900}}
 SCHEMES = ("light", "dark")
@@ -29,11 +30,6 @@ class StrictPolicy:
         return response
 
 
-def find_chromium():
-    """Return the path of the system's Chromium, None if there is none."""
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-
-
 @contextmanager
 def chromium():
     """Run the system's Chromium, headless, reaching nothing but what a page asks it to."""
@@ -41,7 +37,7 @@ def chromium():
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=find_chromium(),
+            executable_path=chromium_path(),
             args=[
                 "--no-sandbox",
                 "--disable-gpu",

@@ -1,7 +1,8 @@
-"""What this machine offers to the tests: databases, brokers, engines; or why not."""
+"""What this machine offers to the tests: databases, brokers, a browser, engines; or why not."""
 
 import importlib.util
 import os
+import shutil
 import socket
 import sys
 from importlib import metadata
@@ -50,6 +51,20 @@ def why_not_broker(name: str) -> str:
     except OSError as exc:
         return f"nothing answers at {parts.hostname}:{parts.port} ({exc})"
     return ""
+
+
+def chromium_path() -> str:
+    """Return where the system's Chromium is, "" if there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return next(filter(None, map(shutil.which, names)), "")
+
+
+def why_not_browser() -> str:
+    """Return why the pages cannot be used in a browser here, "" if they can."""
+    for module in ("playwright", "axe_playwright_python"):
+        if importlib.util.find_spec(module) is None:
+            return f"{module} is not installed"
+    return "" if chromium_path() else "no Chromium is installed (Debian: chromium)"
 
 
 def why_not_garminconnect() -> str:

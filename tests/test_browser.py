@@ -16,16 +16,15 @@ from .browser import (
     SCHEMES,
     SIZES,
     chromium,
-    find_chromium,
     focused,
     screenshot,
     tab_to,
 )
 from .conftest import EMAIL, PASSWORD, state_of
+from .services import why_not_browser
 
-pytest.importorskip("playwright", reason="Playwright is not installed")
-if find_chromium() is None:
-    pytest.skip("there is no Chromium here", allow_module_level=True)
+if reason := why_not_browser():
+    pytest.skip(reason, allow_module_level=True)
 
 states = GarminAuthenticationState.objects
 
