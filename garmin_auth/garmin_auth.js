@@ -1,8 +1,9 @@
-// The progress page: asks how the login stands, and goes on when it has ended.
+// What the pages do by themselves: the progress of a login, and the time left for a code.
 "use strict";
-(() => {
+
+// Asks how the login stands, and goes on when it has ended.
+function followProgress(line) {
   const EVERY = 2000, SLOW_AFTER = 30000, GIVES_UP_AFTER = 5; // ms, ms, failures in a row
-  const line = document.getElementById("ga-progress");
   const slowAt = Date.now() + SLOW_AFTER;
   let failures = 0, slow = false;
 
@@ -53,4 +54,53 @@
   }
 
   setTimeout(look, EVERY);
-})();
+}
+
+// Counts the time for the code down, and takes the form away when it is over.
+function countDown(line) {
+  // From what the server says is left: this device's clock may be wrong.
+  const end = Date.now() + Number(line.dataset.seconds) * 1000;
+  const left = document.getElementById("ga-left");
+  const said = document.getElementById("ga-said");
+  const form = document.getElementById("ga-code");
+  const over = document.getElementById("ga-over");
+  let before = Infinity, timer;
+
+  function finish() {
+    clearInterval(timer);
+    const focused = form.contains(document.activeElement);
+    form.hidden = true;
+    over.hidden = false;
+    said.classList.add("ga-alert");
+    said.textContent = said.dataset.over;
+    if (focused) {
+      document.getElementById("ga-new").focus();
+    }
+  }
+
+  function tick() {
+    const seconds = Math.max(0, Math.ceil((end - Date.now()) / 1000));
+    left.textContent = Math.floor(seconds / 60) + ":" + String(seconds % 60).padStart(2, "0");
+    // Once, for a screen reader says it; not where the page begins with less.
+    if (seconds <= 60 && before > 60 && before < Infinity) {
+      said.textContent = said.dataset.minute;
+    }
+    before = seconds;
+    if (seconds === 0) {
+      finish();
+    }
+  }
+
+  line.hidden = false;
+  timer = setInterval(tick, 1000);
+  tick();
+  // A phone that was in a pocket has run no timers.
+  document.addEventListener("visibilitychange", () => before > 0 && tick());
+}
+
+for (const [id, run] of [["ga-progress", followProgress], ["ga-countdown", countDown]]) {
+  const line = document.getElementById(id);
+  if (line) {
+    run(line);
+  }
+}

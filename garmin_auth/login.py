@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from cryptography.fernet import InvalidToken
 from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
 from django.db import InterfaceError, OperationalError, connections
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
@@ -65,19 +66,37 @@ class MFARequired:
     Args:
         sent_to: where it went, masked by Garmin, "" if Garmin did not say.
         expires_at: until when this site keeps the pending login.
+        attempts_left: how many codes may still be tried for it.
     """
 
     sent_to: str
     expires_at: datetime
+    attempts_left: int | None = field(default=None, compare=False)
 
     @property
     def expired(self) -> bool:
         return self.expires_at <= timezone.now()
 
+    @property
+    def seconds_left(self) -> int:
+        """How many seconds this site still keeps the pending login."""
+        return max(0, int((self.expires_at - timezone.now()).total_seconds()))
+
 
 @dataclass(frozen=True)
 class LoginUnderWay:
     """The login goes on outside the request; ``accounts.account_of`` tells how it stands."""
+
+
+def login_note() -> str:
+    """Return what users should know before they log in with the engine of new logins, "": nothing.
+
+    The engine is imported for that, which the login would do anyway.
+    """
+    try:
+        return str(get_engine().login_note)
+    except ImproperlyConfigured:
+        return ""  # A page that is only looked at need not break.
 
 
 @sensitive_variables()
@@ -194,7 +213,7 @@ def _conclude(
     started_at = GarminAuthenticationState.objects.begin_challenge(user.pk, _dump(result), login_id)
     if started_at is None:
         raise ChallengeExpired("gone", "The login was cancelled or replaced while it went on.")
-    required = MFARequired(result.sent_to, _expiry(started_at))
+    required = MFARequired(result.sent_to, _expiry(started_at), conf.MFA_MAX_ATTEMPTS)
     announce(signals.mfa_required, user, sent_to=required.sent_to, expires_at=required.expires_at)
     return required
 
@@ -293,7 +312,7 @@ def submit_mfa(user: Any, code: str) -> Connected:
     """
     refuse_atomic("submit_mfa")
     states = GarminAuthenticationState.objects
-    pk, started_at, state = _load(user)
+    pk, started_at, _, state = _load(user)
     if _expiry(started_at) <= timezone.now():
         states.end_challenge(user.pk, started_at)
         raise ChallengeExpired("expired")
@@ -330,10 +349,11 @@ def pending_login(user: Any) -> MFARequired | None:
         user: an ``AUTH_USER_MODEL`` instance.
     """
     try:
-        _, started_at, state = _load(user)
+        _, started_at, attempts, state = _load(user)
     except ChallengeExpired:
         return None
-    return MFARequired(state.get("sent_to", ""), _expiry(started_at))
+    left = max(0, conf.MFA_MAX_ATTEMPTS - attempts)
+    return MFARequired(state.get("sent_to", ""), _expiry(started_at), left)
 
 
 def cancel_mfa(user: Any) -> bool:
@@ -461,23 +481,23 @@ def _store(
     return stored
 
 
-def _load(user: Any) -> tuple[Any, datetime, dict[str, Any]]:
-    """Read the pending login: key of its row, when it began, its state."""
+def _load(user: Any) -> tuple[Any, datetime, int, dict[str, Any]]:
+    """Read the pending login: key of its row, when it began, codes tried, its state."""
     row = None
     try:
         row = (
             GarminAuthenticationState.objects.current()
             .filter(user_id=user.pk, mfa_pending=True)
-            .values_list("pk", "mfa_started_at", "mfa_challenge")
+            .values_list("pk", "mfa_started_at", "mfa_attempts", "mfa_challenge")
             .first()
         )
-        state = json.loads(row[2]) if row else None
+        state = json.loads(row[3]) if row else None
     except (InvalidToken, ValueError, TypeError):
         # Of no use to anybody, and a login costs the user less than a key ceremony costs staff.
         state = None
     if row is None or not isinstance(state, dict):
         raise ChallengeExpired("gone")
-    return row[0], row[1], state
+    return row[0], row[1], row[2], state
 
 
 def _dump(challenge: Challenge) -> str:

@@ -1,6 +1,6 @@
 """The pages on which users connect their Garmin accounts; each acts on ``request.user`` only."""
 
-from importlib.resources import files
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import messages
@@ -12,18 +12,22 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonRes
 from django.shortcuts import resolve_url
 from django.template.loader import render_to_string
 from django.urls import reverse
+from django.utils import timezone
+from django.utils.cache import patch_cache_control
 from django.utils.decorators import method_decorator
 from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
-from django.views.decorators.cache import cache_control, never_cache
+from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 from django.views.generic import FormView, TemplateView, View
 
+from . import pauses
 from .accounts import account_of
-from .exceptions import ChallengeExpired, GarminAuthError, InvalidMFACode
+from .assets import ASSETS, content_of, version_of
+from .exceptions import ChallengeExpired, GarminAuthError, InvalidMFACode, RateLimited
 from .forms import LoginForm, MFAForm, focus_first_error
 from .login import (
     Connected,
@@ -32,6 +36,7 @@ from .login import (
     begin_login,
     cancel_mfa,
     disconnect,
+    login_note,
     pending_login,
     submit_mfa,
 )
@@ -67,9 +72,14 @@ class GarminView(LoginRequiredMixin, RedirectURLMixin, View):
 class PageView(GarminView):
     """Gives the templates what there is for the user; to be combined with a view that renders."""
 
+    # How this request's step has failed, if it has.
+    failure: GarminAuthError | None = None
+
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        account = account_of(self.request.user)
         return super().get_context_data(  # type: ignore[misc]
-            account=account_of(self.request.user),
+            account=account,
+            retry_at=_retry_at(self.failure or account.login_failure),
             pending=pending_login(self.request.user),
             next=self.get_redirect_url(),
             login_url=self.url_with_next("login"),
@@ -103,6 +113,7 @@ class LoginStepView(PageView, FormView):
         try:
             result = self.take_step(**form.cleaned_data)
         except GarminAuthError as error:
+            self.failure = error
             field = "code" if isinstance(error, InvalidMFACode) else None
             form.add_error(field, str(error.user_message))
             return self.form_invalid(form)
@@ -128,6 +139,9 @@ class LoginView(LoginStepView):
         if context["account"].login_under_way:
             return HttpResponseRedirect(context["progress_url"])
         return self.render_to_response(context)
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(login_note=login_note(), site_pause=_site_pause(), **kwargs)
 
     def take_step(self, **fields: str) -> Connected | MFARequired | LoginUnderWay:
         return begin_login(self.request.user, **fields)
@@ -225,18 +239,39 @@ class DisconnectView(ActionView):
         return HttpResponseRedirect(self.get_success_url())
 
 
-def _asset(name: str, content_type: str) -> Any:
-    """Return a view of one of our files: sites need not have django.contrib.staticfiles."""
+def _retry_at(failure: GarminAuthError | None) -> datetime | None:
+    """Return from when on the user may try again, None if nobody said."""
+    if not isinstance(failure, RateLimited) or failure.retry_after is None:
+        return None
+    return timezone.now() + timedelta(seconds=failure.retry_after)
+
+
+def _site_pause() -> datetime | None:
+    """Return until when Garmin has asked this site to slow down, None if it has not.
+
+    Logins are let through meanwhile: Garmin counts them by account.
+    """
+    left = pauses.seconds_left(pauses.SITE)
+    return timezone.now() + timedelta(seconds=left) if left else None
+
+
+def _asset(name: str) -> Any:
+    """Return a view of one of our files."""
 
     @login_not_required
     @require_safe
-    @cache_control(public=True, max_age=3600)
     def asset(request: HttpRequest) -> HttpResponse:
-        content = files("garmin_auth").joinpath(name).read_bytes()
-        return HttpResponse(content, content_type=f"{content_type}; charset=utf-8")
+        response = HttpResponse(content_of(name), content_type=f"{ASSETS[name][1]}; charset=utf-8")
+        # Not if another version was asked for: while a site is updated, a process of the old
+        # release may be asked for a file of the new one.
+        if request.GET.get("v") == version_of(name):
+            patch_cache_control(response, public=True, max_age=31_536_000, immutable=True)
+        else:
+            patch_cache_control(response, public=True, max_age=3600)
+        return response
 
     return asset
 
 
-stylesheet = _asset("garmin_auth.css", "text/css")
-script = _asset("garmin_auth.js", "text/javascript")
+stylesheet = _asset("stylesheet")
+script = _asset("script")

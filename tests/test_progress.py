@@ -183,7 +183,7 @@ def test_the_progress_says_that_the_session_stays(browser, user, connect):
     connect(user)
     states.begin_login(user.pk, "a login", 60)
 
-    assert "It stays so until this login has succeeded" in words(browser.get(PROGRESS))
+    assert "stays connected until this login has worked" in words(browser.get(PROGRESS))
 
 
 def test_the_progress_is_never_cached(browser, under_way):
@@ -261,7 +261,7 @@ def test_a_wrong_password_is_said_at_the_form(browser, account, slow_logins):
 def test_a_failure_is_said_on_the_status_too(browser, failed):
     page = words(browser.get(STATUS))
 
-    assert "Your last login did not succeed." in page
+    assert "Your last login did not work." in page
     assert WRONG_PASSWORD in page
 
 
@@ -308,7 +308,7 @@ def test_a_failure_of_a_connected_user_is_said(browser, user, connect, slow_logi
     page = words(browser.get(PROGRESS, follow=True))
 
     assert WRONG_PASSWORD in page
-    assert "Your Garmin account is connected. It stays so" in page
+    assert "Your Garmin account stays connected" in page
 
 
 def test_a_site_that_is_busy_says_so(browser, other_user, account, garmin, gate, settings):

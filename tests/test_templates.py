@@ -12,6 +12,8 @@ from django.urls import include, path
 from django.utils import timezone
 
 import garmin_auth
+from garmin_auth import assets, pauses
+from garmin_auth.assets import url_of, version_of
 from garmin_auth.exceptions import InvalidCredentials
 from garmin_auth.failures import to_record
 from garmin_auth.login import start_login
@@ -113,6 +115,18 @@ def too_late(browser):
     return browser.get(STATUS)
 
 
+def ends_soon(browser):
+    browser.connect(browser.user)
+    states.update(session_ends_at=timezone.now() + timedelta(days=29))
+    return browser.get(STATUS)
+
+
+def overdue(browser):
+    browser.connect(browser.user)
+    states.update(session_ends_at=timezone.now() - timedelta(days=1))
+    return browser.get(STATUS)
+
+
 def ended_by_garmin(browser):
     browser.expire_session()
     return browser.get(STATUS)
@@ -153,6 +167,16 @@ def login_rejected(browser):
 
 def login_incomplete(browser):
     return browser.post(LOGIN, {"email": "ana"})
+
+
+def login_rate_limited(browser):
+    browser.garmin.fail("login", "rate_limited", retry_after=300)
+    return browser.post(LOGIN, {"email": EMAIL, "password": PASSWORD})
+
+
+def login_when_the_site_pauses(browser):
+    pauses.begin(pauses.SITE, 300)
+    return browser.get(LOGIN)
 
 
 def login_failed_outside(browser):
@@ -226,6 +250,12 @@ def code_not_judged(browser):
     return browser.post(MFA, {"code": "123456"})
 
 
+def code_rate_limited(browser):
+    browser.begin()
+    browser.garmin.fail("verify_code", "rate_limited", retry_after=300)
+    return browser.post(MFA, {"code": "123456"})
+
+
 def code_too_late(browser):
     browser.expire_challenge()
     return browser.get(MFA)
@@ -241,6 +271,8 @@ PAGES = [
     pending,
     connected_and_pending,
     too_late,
+    ends_soon,
+    overdue,
     ended_by_garmin,
     ended_by_staff,
     unreadable,
@@ -250,6 +282,8 @@ PAGES = [
     login_when_unreadable,
     login_rejected,
     login_incomplete,
+    login_rate_limited,
+    login_when_the_site_pauses,
     login_failed_outside,
     login_failed_outside_when_pending,
     login_rejected_after_one_outside,
@@ -263,18 +297,34 @@ PAGES = [
     code_rejected,
     code_incomplete,
     code_not_judged,
+    code_rate_limited,
     code_too_late,
     code_for_nothing,
 ]
 FAILED = [
     login_rejected,
     login_incomplete,
+    login_rate_limited,
     login_failed_outside,
     login_failed_outside_when_pending,
     login_rejected_after_one_outside,
     code_rejected,
     code_incomplete,
     code_not_judged,
+    code_rate_limited,
+]
+
+
+# A login under way, and the time left for a code.
+MOVING = [
+    progress,
+    progress_when_connected,
+    code,
+    code_when_under_way,
+    code_rejected,
+    code_incomplete,
+    code_not_judged,
+    code_rate_limited,
 ]
 
 
@@ -303,10 +353,10 @@ def test_no_page_has_an_inline_script(page):
 
 
 @pytest.mark.parametrize("shown", PAGES, ids=lambda shown: shown.__name__)
-def test_only_the_progress_has_a_script(browser, shown):
+def test_only_what_moves_has_a_script(browser, shown):
     scripts = Page(shown(browser)).all("script")
-    ours = [{"src": "/garmin/script.js", "defer": None}]
-    assert scripts == (ours if shown in (progress, progress_when_connected) else [])
+    ours = [{"src": url_of("script"), "defer": None}]
+    assert scripts == (ours if shown in MOVING else [])
 
 
 def test_the_script_makes_no_markup_and_no_code():
@@ -424,10 +474,24 @@ def test_the_progress_is_read_out_as_it_changes(browser):
 
 
 def test_the_script_finds_what_it_looks_for(browser):
-    page = Page(progress(browser))
-    assert set(re.findall(r'getElementById\("([^"]+)"\)', SCRIPT)) <= set(page.ids())
-    [line] = [attrs for attrs in page.all("p") if attrs.get("id") == "ga-progress"]
-    assert {f"data-{n}" for n in re.findall(r"dataset\.(\w+)", SCRIPT)} <= set(line)
+    pages = Page(code(browser)), Page(progress(browser))
+    ids = {name for page in pages for name in page.ids()}
+    assert set(re.findall(r'(?:getElementById\(|\[\[?)"([^"]+)"', SCRIPT)) <= ids
+    data = {name for page in pages for attrs in page.all("p") for name in attrs}
+    assert {f"data-{n}" for n in re.findall(r"dataset\.(\w+)", SCRIPT)} <= data
+
+
+def test_the_time_left_is_said_only_at_moments_that_matter(browser):
+    page = Page(code(browser))
+    region = page.elements.index(("div", {"role": "status"}))
+    assert page.elements[region + 1][1]["id"] == "ga-said"
+    assert {"id": "ga-left", "role": "timer"} in page.all("span")  # Which is not read out.
+
+
+def test_without_scripts_there_is_no_countdown(browser):
+    [line] = [a for a in Page(code(browser)).all("p") if a.get("id") == "ga-countdown"]
+    assert "hidden" in line
+    assert 590 <= int(line["data-seconds"]) <= 600
 
 
 def test_nothing_moves_where_that_is_not_wanted():
@@ -481,6 +545,17 @@ def test_the_stylesheet_is_served_to_anybody(client):
     assert response.content.decode() == CSS
 
 
+@pytest.mark.parametrize("name", ["stylesheet", "script"])
+def test_a_file_of_this_version_may_be_cached_for_long(client, name):
+    assert client.get(url_of(name))["Cache-Control"] == "public, max-age=31536000, immutable"
+
+
+@pytest.mark.parametrize("name", ["stylesheet", "script"])
+def test_a_file_of_another_version_may_not(client, name):
+    url = f"{url_of(name)}0"
+    assert client.get(url)["Cache-Control"] == "public, max-age=3600"
+
+
 def test_the_stylesheet_is_served_where_all_views_need_a_login(client, settings):
     settings.MIDDLEWARE = [
         *settings.MIDDLEWARE,
@@ -494,7 +569,15 @@ def test_the_stylesheet_may_be_cached(client):
 
 
 def test_every_page_has_the_stylesheet(page):
-    assert {"rel": "stylesheet", "href": "/garmin/style.css"} in page.all("link")
+    assert {"rel": "stylesheet", "href": url_of("stylesheet")} in page.all("link")
+
+
+def test_a_file_has_another_url_when_it_changes(monkeypatch):
+    before = url_of("script")
+    version_of.cache_clear()
+    monkeypatch.setattr(assets, "content_of", lambda name: b"another release")
+    assert url_of("script") != before
+    version_of.cache_clear()
 
 
 # A site's own

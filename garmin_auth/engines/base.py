@@ -93,10 +93,13 @@ class Engine(ABC):
         slow_login: whether a login may take longer than a web request should. The pages then run
             it outside the request, and show that it is under way.
         login_timeout: seconds within which ``login`` ends.
+        login_note: what users should know before they log in, in translated sentences; "" if
+            nothing. The login page shows it.
     """
 
     name: str
     slow_login: bool = False
+    login_note: Any = ""
 
     @property
     def login_timeout(self) -> float:

@@ -19,6 +19,7 @@ from urllib.parse import urljoin
 
 import requests
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 from urllib3.exceptions import HTTPError
 
@@ -339,6 +340,10 @@ class GarthEngine(Engine):
     """Sessions in the form of garth's ``Client.dumps()``."""
 
     name = "garth"
+    login_note = _(
+        "Since March 2026 Garmin has been refusing most new connections of this kind. Yours may "
+        "not work, even with the right password. Earlier connections go on."
+    )
 
     @sensitive_variables()
     def login(self, email, password):
