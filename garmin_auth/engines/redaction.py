@@ -14,8 +14,6 @@ from contextvars import ContextVar
 REDACTED = "[garmin_auth: redacted]"
 LIBRARIES = (
     "charset_normalizer",
-    "curl_cffi",
-    "garminconnect",
     "http.cookiejar",
     "oauthlib",
     "requests",

@@ -33,7 +33,6 @@ METHODS = frozenset(
         "set_latency",
         "set_password",
         "set_rotate_mfa_cookie",
-        "set_rotate_refresh_tokens",
     }
 )
 PROPERTIES = frozenset(
@@ -45,18 +44,14 @@ PROPERTIES = frozenset(
         "counts",
         "environment",
         "latency",
-        "library_environment",
         "log",
         "proxy_url",
         "rotate_mfa_cookie",
-        "rotate_refresh_tokens",
         "settings",
         "uploads",
     }
 )
-SETTABLE = frozenset(
-    {"access_token_lifetime", "latency", "rotate_mfa_cookie", "rotate_refresh_tokens"}
-)
+SETTABLE = frozenset({"access_token_lifetime", "latency", "rotate_mfa_cookie"})
 ERRORS = {"ValueError": ValueError, "LookupError": LookupError, "TypeError": TypeError}
 
 
