@@ -1,26 +1,34 @@
 # All a newcomer needs: make demo, make test. Each sets up what it needs in .venv.
 
-PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test check soak clean
+# What .venv was made with, unless another is named: PYTHON=python3.12 makes .venv anew with that.
+PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+READY := $(VENV)/.ready-$(VERSION)
+
+.PHONY: help demo test check docs soak clean
 
 help:
 	@echo "make demo    the whole story against a simulated Garmin, then a site to look at"
 	@echo "             (ARGS=--once ends after the story)"
+	@echo "make demo PYTHON=python3.12 ARGS='--once --engine garminconnect'"
+	@echo "             the same with the engine whose new logins work: Python 3.12 or newer"
 	@echo "make test    all tests, on every database that is reachable"
 	@echo "make soak    the long proofs: kills, random interleavings, fuzzing; some minutes"
-	@echo "make check   style, types, migrations, settings, the wheel"
+	@echo "make check   style, types, migrations, settings, the docs, the wheel"
+	@echo "make docs    the documentation's site, in build/docs"
+	@echo "             All of them take PYTHON=..., and then make .venv anew for that version."
 
-demo: $(VENV)/.ready
+demo: $(READY)
 	@$(BIN)/python manage.py demo --settings tests.demo_settings $(ARGS)
 
-test: $(VENV)/.ready
+test: $(READY)
 	@$(BIN)/python -m tests $(ARGS)
 
-check: $(VENV)/.ready
+check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -28,8 +36,13 @@ check: $(VENV)/.ready
 	$(BIN)/python manage.py check --settings tests.deploy_settings --deploy --fail-level WARNING
 	$(BIN)/python manage.py check --settings tests.settings --database default --tag database
 	$(BIN)/python -m tests.wheel
+	@$(MAKE) --no-print-directory docs
 
-soak: $(VENV)/.ready
+# The variable silences what the theme says of its own future; nothing is asked of the network.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+soak: $(READY)
 	GARMIN_AUTH_KILLS=20 GARMIN_AUTH_EXAMPLES=500 GARMIN_AUTH_REFUSED=1000 \
 		GARMIN_AUTH_ROTATED=10000 GARMIN_AUTH_WORKERS=8 \
 		$(BIN)/python -m pytest -q -s tests/test_killed.py tests/test_state_machine.py \
@@ -39,13 +52,14 @@ soak: $(VENV)/.ready
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo.sqlite3*
 
-# Made anew when what is to be installed changes. Without MariaDB's client library the driver
-# cannot be built; the tests on MariaDB are then left out, and the summary says so.
-$(VENV)/.ready: setup.cfg pyproject.toml
+# Made anew when what is to be installed changes, or the version of Python. Without MariaDB's client
+# library the driver cannot be built; the tests on MariaDB are then left out, and the summary says so.
+$(READY): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	@echo "Setting up $(VENV) …"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Setting up $(VENV) with Python $(VERSION) …"
+	@test "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" \
+		= "$(VERSION)" || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[check]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mysql]' \
 		>$(VENV)/mysqlclient.log 2>&1 || true

@@ -6,19 +6,46 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_user_model
-from django.db.models import Q
+from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from .engines import known_engines
+from .engines import is_installed, known_engines
 from .evidence import mass_failure
 from .health import Outcome, check_session
 from .keys import UNREADABLE_HINT, unreadable
 from .login import disconnect
-from .models import EndedReason, GarminAuthenticationState, Status
+from .models import DatabaseNow, EndedReason, GarminAuthenticationState, Status
 from .transactions import non_atomic_everywhere
+
+
+# A session is stored: as session_data says, but from a column that indexes can hold.
+CONNECTED = Q(connected_at__isnull=False)
+
+
+class EngineFilter(admin.SimpleListFilter):
+    """Which engine wrote the session? A row without one has none, whatever its column says.
+
+    The engines that are known here: to ask the table for all that it names would read all of it.
+    """
+
+    title = _("engine")
+    parameter_name = "engine"
+    # No name of an engine, for a setting names them.
+    UNKNOWN = "?"
+
+    def lookups(self, request, model_admin):
+        names = [(name, name) for name in sorted(known_engines())]
+        return [*names, (self.UNKNOWN, _("not known here"))]
+
+    def queryset(self, request, queryset):
+        if self.value() is None:
+            return queryset
+        if self.value() == self.UNKNOWN:
+            return queryset.filter(CONNECTED).exclude(engine__in=known_engines())
+        return queryset.filter(CONNECTED, engine=self.value())
 
 
 class StalenessFilter(admin.SimpleListFilter):
@@ -41,20 +68,50 @@ class StalenessFilter(admin.SimpleListFilter):
             "day": Q(last_validated__gte=day),
             "week": Q(last_validated__gte=week, last_validated__lt=day),
             "older": Q(last_validated__lt=week),
-            "never": Q(last_validated=None, session_data__isnull=False),
+            "never": Q(CONNECTED, last_validated=None),
+        }.get(self.value(), Q())
+        return queryset.filter(condition)
+
+
+class EndFilter(admin.SimpleListFilter):
+    """When will the session end by itself?"""
+
+    title = _("ends by")
+    parameter_name = "ends"
+
+    def lookups(self, request, model_admin):
+        return (
+            ("past", _("already past")),
+            ("soon", _("within 30 days")),
+            ("later", _("later")),
+            ("unknown", _("not known, though connected")),
+        )
+
+    def queryset(self, request, queryset):
+        now = timezone.now()
+        soon = now + timedelta(days=30)
+        condition = {
+            "past": Q(session_ends_at__lt=now),
+            "soon": Q(session_ends_at__gte=now, session_ends_at__lt=soon),
+            "later": Q(session_ends_at__gte=soon),
+            "unknown": Q(CONNECTED, session_ends_at=None),
         }.get(self.value(), Q())
         return queryset.filter(condition)
 
 
 class StateChangeList(ChangeList):
-    """Marks the rows of the page whose session no key opens: one more query, nothing decrypted."""
+    """Marks the rows of the page whose session no key or no engine opens: one more query for all
+    of them, nothing decrypted."""
 
     def get_results(self, request):
         super().get_results(request)
         self.result_list = list(self.result_list)
         lost = unreadable(state.pk for state in self.result_list)
+        engines = {state.engine for state in self.result_list}
+        absent = {name for name in engines if not is_installed(name)}
         for state in self.result_list:
             state.is_unreadable = state.pk in lost
+            state.has_no_engine = state.engine in absent
 
 
 @admin.register(GarminAuthenticationState)
@@ -66,10 +123,16 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
         "state",
         "engine",
         "connected_at",
+        "session_ends_at",
         "last_validated",
         "last_checked_at",
     )
-    list_filter = ("status", StalenessFilter, ("engine", admin.AllValuesFieldListFilter))
+    list_filter = ("status", EngineFilter, StalenessFilter, EndFilter)
+    # Counts beside the filters, by engine to watch the site's move to another, cost a look at every
+    # row: "Show counts" asks for them. Other pages read no more than they show, and count in an index
+    # (benchmarks/RESULTS.md).
+    show_facets = admin.ShowFacets.ALLOW
+    show_full_result_count = False
     list_select_related = ("user",)
     ordering = ("-updated_at", "-pk")
     fields = (
@@ -93,6 +156,38 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
 
     def has_view_permission(self, request, obj=None):
         return super().has_view_permission(request) or super().has_change_permission(request)
+
+    def get_queryset(self, request):
+        """Tell of each row whether a login is under way, by the database's clock."""
+        under_way = Q(login_failure="", login_expires_at__gt=DatabaseNow())
+        return (
+            super()
+            .get_queryset(request)
+            .annotate(login_is_under_way=ExpressionWrapper(under_way, BooleanField()))
+        )
+
+    def get_ordering(self, request):
+        """Put first what changed last; of what is filtered by a time, what that time is up for."""
+        for name, column in (("validated", "last_validated"), ("ends", "session_ends_at")):
+            if name in request.GET:
+                return (column, "pk")
+        return super().get_ordering(request)
+
+    def get_search_results(self, request, queryset, search_term):
+        """Look for a user of exactly this name first: that takes an index, and all else every user.
+
+        In quotes, Django's own way to keep words together, the name is searched for everywhere.
+        """
+        of_this_name = {f"user__{get_user_model().USERNAME_FIELD}": search_term}
+        if search_term and (exactly := queryset.filter(**of_this_name)).exists():
+            if request.method == "GET":
+                sentence = gettext(
+                    "Only the user of exactly this name is shown. Put it in quotes to search for "
+                    "it in all names."
+                )
+                self.message_user(request, sentence, messages.INFO)
+            return exactly, False
+        return super().get_search_results(request, queryset, search_term)
 
     def get_search_fields(self, request):
         """Search as the site searches its users; without an admin of theirs, by name and e-mail."""
@@ -126,12 +221,14 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
 
     @admin.display(description=_("status"), ordering="status")
     def state(self, state):
-        """Both facts: what the session is like, and whether a login waits for a code."""
+        """All facts: what the session is like, whether a login waits for a code or still runs."""
         words = []
         if state.connected_at is not None:
             lost = getattr(state, "is_unreadable", None)
             lost = bool(unreadable([state.pk])) if lost is None else lost
-            if state.engine not in known_engines():
+            absent = getattr(state, "has_no_engine", None)
+            absent = not is_installed(state.engine) if absent is None else absent
+            if absent:
                 words.append(_("unreadable: its engine is not installed"))
             else:
                 words.append(_("unreadable: no key opens it") if lost else Status.ACTIVE.label)
@@ -139,6 +236,8 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
             words.append(EndedReason(state.ended_reason).label)
         if state.status == Status.MFA_PENDING:
             words.append(Status.MFA_PENDING.label)
+        if state.login_is_under_way:
+            words.append(_("a login is under way"))
         return ", ".join(map(str, words))
 
     @admin.action(description=_("Check the selected sessions now"), permissions=["change"])

@@ -3,7 +3,6 @@
 import os
 import ssl
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 from cryptography.fernet import Fernet
@@ -13,15 +12,18 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections
 
 from .conf import Settings, conf
-from .engines import BUILT_IN, known_engines
+from .engines import BUILT_IN, NEEDS, is_installed, known_engines, what_is_missing
+from .engines.environment import CA_VARIABLES, PROXY_VARIABLES, disagreements
 from .keys import UNREADABLE_HINT, unreadable
 from .models import GarminAuthenticationState
 
 # Rows that the database check looks at, from either end of the table.
 SAMPLE = 50
 PER_PROCESS_CACHES = ("locmem.LocMemCache", "dummy.DummyCache")
-# What the built-in engines are built on.
-LIBRARIES = {BUILT_IN["garth"]: "garth"}
+# Two processes may both be told that they were the first to add a key.
+CACHES_THAT_RACE = ("filebased.FileBasedCache",)
+# The default of GARMIN_AUTH_TIMEOUT, in seconds.
+TIMEOUT = 30
 
 
 def register_checks() -> None:
@@ -32,11 +34,14 @@ def register_checks() -> None:
         check_engine,
         check_trust,
         check_cache,
+        check_rate,
         check_environment,
+        check_reach,
     ):
         register(check, "garmin_auth")
     # Not "garmin_auth" too: Django 6.1 runs what a tag names on all databases, unasked.
     register(check_stored_sessions, Tags.database)
+    register(check_stored_engines, Tags.database)
 
 
 def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
@@ -92,7 +97,7 @@ def check_keys(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 
 def check_engine(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """E003: the engine that new logins use is not known, or not installed."""
+    """E003: the engine that new logins use is not known, not installed, or too old."""
     try:
         name, engines = conf.ENGINE, known_engines()
     except ImproperlyConfigured:
@@ -108,17 +113,13 @@ def check_engine(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
                 id=_id("E003"),
             )
         ]
-    module = LIBRARIES.get(engines[name], engines[name].rpartition(".")[0])
-    try:
-        found = find_spec(module) is not None
-    except (ImportError, ValueError):
-        found = False
-    if found:
+    missing = what_is_missing(name)
+    if not missing:
         return []
     return [
         Error(
-            f"The engine {name!r} needs the module {module}, which is not installed.",
-            hint=f"Install it: pip install {module.partition('.')[0]}",
+            f"The engine {name!r} needs {missing}.",
+            hint=_remedy(engines[name]),
             id=_id("E003"),
         )
     ]
@@ -167,9 +168,31 @@ def check_cache(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     ]
 
 
+def check_rate(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """W008: the cache cannot hold the rate that all workers are to keep together."""
+    try:
+        backend = settings.CACHES[conf.CACHE].get("BACKEND", "")
+        rate = conf.CHECK_RATE
+    except ImproperlyConfigured:
+        return []  # E001 says it.
+    if rate is None or not backend.endswith(PER_PROCESS_CACHES + CACHES_THAT_RACE):
+        return []
+    return [
+        Warning(
+            f"The workers cannot keep GARMIN_AUTH_CHECK_RATE together in the cache {conf.CACHE!r}.",
+            hint="Name a cache in Redis, in Memcached or in the database in GARMIN_AUTH_CACHE.",
+            id=_id("W008"),
+        )
+    ]
+
+
 def check_environment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """W004: GARTH_* variables are set, which change nothing here."""
-    names = sorted(name for name in os.environ if name.upper().startswith("GARTH_"))
+    """W004: variables of garth's or garminconnect's are set, which change nothing here."""
+    names = sorted(
+        name
+        for name in os.environ
+        if name.upper().startswith("GARTH_") or name.upper() == "GARMINTOKENS"
+    )
     if not names:
         return []
     return [
@@ -182,6 +205,43 @@ def check_environment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             id=_id("W004"),
         )
     ]
+
+
+def check_reach(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """W006: settings that the chosen engine, garminconnect, cannot follow."""
+    try:
+        if known_engines().get(conf.ENGINE) != BUILT_IN["garminconnect"]:
+            return []
+        contradicted, consumer, timeout = disagreements(), conf.OAUTH_CONSUMER, conf.TIMEOUT
+    except ImproperlyConfigured:
+        return []  # E001 says it.
+    messages = []
+    if contradicted:
+        messages.append(
+            (
+                f"{' and '.join(contradicted)} and the environment do not say the same, and one "
+                "sign-in flow of garminconnect, the widget, follows the environment alone. It is "
+                "left out, so that a login has one way less to succeed.",
+                f"Set {PROXY_VARIABLES[1]} and {CA_VARIABLES[1]} for all processes of the site to "
+                "what the settings say; unset what they do not set.",
+            )
+        )
+    if consumer is not None:
+        messages.append(
+            (
+                "GARMIN_AUTH_OAUTH_CONSUMER means nothing to the engine garminconnect.",
+                "Keep it for as long as sessions of the engine garth are stored; it is theirs.",
+            )
+        )
+    if timeout != TIMEOUT:
+        messages.append(
+            (
+                "GARMIN_AUTH_TIMEOUT does not bound the logins of the engine garminconnect, which "
+                "pause between their requests: they have 180 seconds. All its other calls follow.",
+                "Nothing need be done: logins run outside the request. Silence this warning.",
+            )
+        )
+    return [Warning(message, hint=hint, id=_id("W006")) for message, hint in messages]
 
 
 def check_stored_sessions(
@@ -211,6 +271,50 @@ def check_stored_sessions(
             id=_id("W005"),
         )
     ]
+
+
+def check_stored_engines(
+    app_configs: Any, databases: Any = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """W007: some stored sessions are of engines that are not installed here."""
+    rows = GarminAuthenticationState.objects.current()
+    if databases is None or rows.db not in databases:
+        return []
+    try:
+        if rows.model._meta.db_table not in connections[rows.db].introspection.table_names():
+            return []
+        stored = rows.with_session().order_by("engine").values_list("engine", flat=True).distinct()
+        absent = [name for name in stored if not is_installed(name)]
+    except (DatabaseError, ImproperlyConfigured):
+        return []  # Older than this version's migrations, or E001 says it.
+    return [
+        Warning(
+            f"Garmin sessions of the engine {name!r} are stored, which is not installed here. "
+            "They are kept, and cannot be used.",
+            hint=_remedy(known_engines().get(name, "")),
+            id=_id("W007"),
+        )
+        for name in absent
+    ]
+
+
+def _remedy(path: str) -> str:
+    """Say how an engine comes to be installed.
+
+    Args:
+        path: its dotted path, "" if that is not known.
+    """
+    if path == BUILT_IN["garth"]:
+        return (
+            f"{NEEDS[path].remedy()}. Or choose the engine whose new logins work, "
+            'GARMIN_AUTH_ENGINE = "garminconnect". '
+            f"{NEEDS[BUILT_IN['garminconnect']].remedy()}"
+        )
+    if path in NEEDS:
+        return NEEDS[path].remedy()
+    if path:
+        return f"Install the package that has {path}, or correct GARMIN_AUTH_ENGINES."
+    return "Name its dotted path in GARMIN_AUTH_ENGINES. Its users may also connect anew."
 
 
 def _id(number: str) -> str:

@@ -98,9 +98,19 @@ class Settings:
     @property
     def MFA_MAX_ATTEMPTS(self) -> int:
         """Number of codes that a user may try for one login."""
-        attempts = self._typed("MFA_MAX_ATTEMPTS", 5, int, "a whole number above 0")
-        self._positive("MFA_MAX_ATTEMPTS", 5)
-        return attempts
+        return self._count("MFA_MAX_ATTEMPTS", 5)
+
+    @property
+    def LOGIN_WORKERS(self) -> int:
+        """Number of logins that one process may have under way outside of requests."""
+        return self._count("LOGIN_WORKERS", 4)
+
+    @property
+    def CHECK_RATE(self) -> float | None:
+        """Checks a second that all Celery workers together may begin. None: no limit."""
+        if self._get("CHECK_RATE", None) is None:
+            return None
+        return self._positive("CHECK_RATE", 0)
 
     def _get(self, name: str, default: Any) -> Any:
         return getattr(django_settings, f"GARMIN_AUTH_{name}", default)
@@ -113,6 +123,11 @@ class Settings:
                 f"GARMIN_AUTH_{name} must be {wanted}, not of type {type(value).__name__}."
             )
         return value
+
+    def _count(self, name: str, default: int) -> int:
+        count = self._typed(name, default, int, "a whole number above 0")
+        self._positive(name, default)
+        return count
 
     def _positive(self, name: str, default: float) -> float:
         value = self._get(name, default)

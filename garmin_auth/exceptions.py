@@ -85,10 +85,10 @@ class InvalidMFACode(LoginRejected):
     @property
     def user_message(self) -> str:
         return ngettext(
-            "Garmin did not accept this code. Type the newest code that Garmin sent you; you have "
-            "%(count)d attempt left.",
-            "Garmin did not accept this code. Type the newest code that Garmin sent you; you have "
-            "%(count)d attempts left.",
+            "Garmin did not accept this code. Type the newest one; you have %(count)d attempt "
+            "left.",
+            "Garmin did not accept this code. Type the newest one; you have %(count)d attempts "
+            "left.",
             self.attempts_left,
         ) % {"count": self.attempts_left}
 
@@ -105,8 +105,7 @@ class ChallengeExpired(LoginRejected):
     _messages: ClassVar[dict[str, Any]] = {
         "expired": _("The time for this code is over. Log in again to get a new one."),
         "spent": _(
-            "Garmin accepted your code, but then had a problem of its own and did not finish the "
-            "login. Log in again."
+            "Garmin accepted your code, but then had a problem of its own. Please log in again."
         ),
         "gone": _("No login is waiting for a code. Log in again to get a new one."),
     }
@@ -166,18 +165,15 @@ class RateLimited(GarminAuthError):
     def user_message(self) -> str:
         if self.retry_after is None:
             return gettext(
-                "Garmin is receiving too many requests at the moment and does not let us in. Your "
-                "details were not checked. Please try again in an hour. Since March 2026 Garmin "
-                "has been refusing most new connections like this: it may not work."
+                "Garmin is turning requests away at the moment and has not checked what you "
+                "typed. Please try again in an hour."
             )
         minutes = max(1, -(-self.retry_after // 60))
         return ngettext(
-            "Garmin is receiving too many requests at the moment and does not let us in. Your "
-            "details were not checked. Please try again in %(count)d minute. Since March 2026 "
-            "Garmin has been refusing most new connections of this kind: it may not work.",
-            "Garmin is receiving too many requests at the moment and does not let us in. Your "
-            "details were not checked. Please try again in %(count)d minutes. Since March 2026 "
-            "Garmin has been refusing most new connections of this kind: it may not work.",
+            "Garmin is turning requests away at the moment and has not checked what you typed. "
+            "Please try again in %(count)d minute.",
+            "Garmin is turning requests away at the moment and has not checked what you typed. "
+            "Please try again in %(count)d minutes.",
             minutes,
         ) % {"count": minutes}
 
@@ -209,8 +205,25 @@ class GarminUnavailable(GarminAuthError):
     """Garmin could not be reached, blocked us, or answered in a way that says nothing certain."""
 
     user_message = _(
-        "Garmin could not be reached or is not working properly at the moment. That does not mean "
-        "that what you typed is wrong; please try again in a few minutes."
+        "Garmin cannot be reached or has a problem of its own. That does not mean that what you "
+        "typed is wrong. Please try again in a few minutes."
+    )
+
+
+class TooManyLogins(GarminUnavailable):
+    """This process has as many logins under way as it may; Garmin was not asked."""
+
+    user_message = _(
+        "This site is busy with other people's logins at the moment, so Garmin was not asked. "
+        "Please try again in a minute."
+    )
+
+
+class LoginInterrupted(GarminUnavailable):
+    """The process that ran the user's login outside a request has ended before it."""
+
+    user_message = _(
+        "Your login was interrupted, for example by a restart of this site. Please try again."
     )
 
 

@@ -3,18 +3,19 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from datetime import timedelta
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db.models import F, Q
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from . import pauses
+from .claims import CheckRun, due_sessions
 from .conf import conf
+from .crew import Crew, Pace
 from .exceptions import (
     GarminAuthError,
     GarminUnavailable,
@@ -24,13 +25,18 @@ from .exceptions import (
     SessionExpired,
     SessionUnreadable,
 )
-from .models import GarminAuthenticationState, StateQuerySet
+from .models import LOGIN_KEPT, GarminAuthenticationState
 from .sessions import StoredSession
 from .transactions import refuse_atomic
 
 logger = logging.getLogger("garmin_auth")
 
-BATCH = 200  # rows
+# Rows that a run claims at a time: a few for each worker.
+MIN_BATCH, BATCHES = 16, 4
+# Seconds for a claim: of a check at its worst, by one worker, and to spare.
+LONGEST_CHECK, CLAIM_SLACK = 10, 60
+# Results that are written together, and seconds that they may wait.
+NOTES, NOTES_AGE = 50, 2
 # So many faults in a row are Garmin's, not the sessions': going on would only add to them.
 MAX_FAULTS_IN_A_ROW = 5
 
@@ -63,12 +69,20 @@ class Check:
         outcome: what was found. GONE: the session was disconnected before it could be checked.
         refreshed: whether the access token was refreshed on the way.
         error: what was raised, None for an active session.
+        engine: the name of the engine that wrote the session; "" if there was none.
+        worked: whether Garmin has answered a call of the session with success.
     """
 
     user: Any
     outcome: Outcome
     refreshed: bool = False
     error: Exception | None = None
+    engine: str = ""
+    worked: bool = False
+
+
+# What is counted by engine too.
+BY_ENGINE = ("checked", Outcome.ACTIVE, Outcome.EXPIRED, Outcome.UNKNOWN, Outcome.UNREADABLE)
 
 
 @dataclass
@@ -84,6 +98,9 @@ class Report:
         skipped: sessions that were validated recently enough, or gone before their turn.
         stopped: why the run ended early, None if it did not.
         duration_s: seconds from the first row read to the last result written.
+        engines: by the name of each engine whose sessions were looked at: ``checked``, ``active``,
+            ``expired``, ``unknown`` and ``unreadable``, which add up to the counts of the run. A
+            session whose engine is not installed is unreadable, under that engine's name.
     """
 
     checked: int = 0
@@ -95,6 +112,7 @@ class Report:
     skipped: int = 0
     stopped: Stopped | None = None
     duration_s: float = 0.0
+    engines: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def count(self, check: Check) -> None:
         if check.outcome is Outcome.GONE:
@@ -103,10 +121,25 @@ class Report:
         self.checked += 1
         self.refreshed += check.refreshed
         setattr(self, check.outcome, getattr(self, check.outcome) + 1)
+        counts = self.engines.setdefault(check.engine, {str(name): 0 for name in BY_ENGINE})
+        counts["checked"] += 1
+        counts[check.outcome] += 1
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts as JSON-compatible data, in the order that the command documents."""
-        return {**asdict(self), "duration_s": round(self.duration_s, 3)}
+        counts = asdict(self)
+        engines = counts.pop("engines")
+        return {
+            **counts,
+            "duration_s": round(self.duration_s, 3),
+            "rate": round(self.rate, 1),
+            "engines": dict(sorted(engines.items())),
+        }
+
+    @property
+    def rate(self) -> float:
+        """Checks a second, over the whole run."""
+        return self.checked / self.duration_s if self.duration_s else 0.0
 
 
 @sensitive_variables()
@@ -124,15 +157,25 @@ def check_session(user: Any) -> Check:
         RuntimeError: called inside ``atomic()``.
     """
     refuse_atomic("check_session")
+    began = timezone.now()
+    check = _check(user)
+    _note([check], began)
+    return check
+
+
+@sensitive_variables()
+def _check(user: Any, engine: str = "") -> Check:
+    """Ask Garmin, and write nothing of what was found but what a refresh or a death does."""
     outcome, error = Outcome.ACTIVE, None  # type: tuple[Outcome, Exception | None]
-    refreshed = noted = False
+    refreshed = worked = False
     try:
         stored = StoredSession(user)
+        engine = stored.engine_name
         try:
             stored.ask_account_name()
         finally:
-            stored.close(checked=True)
-        refreshed, noted = stored.refreshed, stored.session.worked
+            stored.close(note=False)
+        refreshed, worked = stored.refreshed, stored.session.worked
     except ImproperlyConfigured:
         raise
     except NotConnected as exc:
@@ -141,30 +184,27 @@ def check_session(user: Any) -> Check:
         outcome, error = Outcome.EXPIRED, exc
     except SessionUnreadable as exc:
         outcome, error = Outcome.UNREADABLE, exc
+        engine = engine or _engine_of(user)
     except GarminAuthError as exc:
         outcome, error = Outcome.UNKNOWN, exc
     except Exception as exc:  # A bug of ours or of an engine says nothing about the session.
         logger.exception("check_session failed user=%s", user.pk)
         outcome, error = Outcome.UNKNOWN, exc
-    if not noted:
-        GarminAuthenticationState.objects.mark_checked(user.pk)
-    return Check(user, outcome, refreshed, error)
+    return Check(user, outcome, refreshed, error, engine, worked)
 
 
-def due_sessions(max_age: timedelta | None = None, user: Any = None) -> StateQuerySet:
-    """Return the rows whose sessions are to be checked, those checked longest ago first.
+def _note(checks: list[Check], began: datetime) -> None:
+    """Write when these sessions were checked, and which of them have worked.
 
     Args:
-        max_age: leave out what was validated less than this long ago; None leaves out nothing.
-        user: only this user's.
+        checks: what was found.
+        began: when the first of them began.
     """
-    rows = GarminAuthenticationState.objects.current().with_session()
-    if user is not None:
-        rows = rows.filter(user_id=user.pk)
-    if max_age is not None:
-        cutoff = timezone.now() - max_age
-        rows = rows.filter(Q(last_validated__isnull=True) | Q(last_validated__lt=cutoff))
-    return rows.order_by(F("last_checked_at").asc(nulls_first=True), "pk").select_related("user")
+    states = GarminAuthenticationState.objects
+    if worked := [check.user.pk for check in checks if check.worked]:
+        states.mark_checked(worked, worked_before=began)
+    if others := [check.user.pk for check in checks if not check.worked]:
+        states.mark_checked(others)
 
 
 def check_sessions(
@@ -172,68 +212,127 @@ def check_sessions(
     max_age: timedelta | None = None,
     user: Any = None,
     limit: int | None = None,
+    workers: int = 1,
+    rate: float | None = None,
     on_check: Callable[[Check], None] = lambda check: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Check the stored sessions one after the other, and purge logins whose time is over.
+    """Check the stored sessions, those checked longest ago first, and purge logins that are over.
+
+    Runs at the same time, in any number of processes, share the sessions among them.
 
     Args:
         max_age: leave out what was validated less than this long ago.
         user: check only this user's session.
         limit: check at most so many.
-        on_check: called with each result.
-        interrupted: asked before each check; True ends the run.
+        workers: how many threads check at the same time; 1: the caller's own.
+        rate: how many checks may begin in a second; None: as many as Garmin answers.
+        on_check: called with each result, in the caller's thread.
+        interrupted: asked before each check; True ends the run when what is in flight is finished.
 
     Returns:
         The counts. The run stops early where Garmin limits the rate or does not work.
     """
+    refuse_atomic("check_sessions")
     started = time.monotonic()
     report = Report()
     purge_challenges()
+    due = due_sessions(max_age, user)
     if max_age is not None:
-        report.skipped = due_sessions(user=user).count() - due_sessions(max_age, user).count()
-    faults_in_a_row = 0
-    for state in _in_batches(due_sessions(max_age, user), limit):
-        if interrupted():
-            report.stopped = Stopped.SIGNAL
-            break
-        if pauses.seconds_left(pauses.SITE):
-            report.stopped = Stopped.RATE_LIMITED
-            break
-        check = check_session(state.user)
-        report.count(check)
-        on_check(check)
-        if isinstance(check.error, RateLimited):
-            report.stopped = Stopped.RATE_LIMITED
-            break
-        if isinstance(check.error, MassFailure):
-            report.stopped = Stopped.MASS_FAILURE
-            break
-        if isinstance(check.error, GarminUnavailable):
-            faults_in_a_row += 1
-        elif check.outcome not in (Outcome.UNREADABLE, Outcome.GONE):  # Garmin was not asked.
-            faults_in_a_row = 0
-        if faults_in_a_row == MAX_FAULTS_IN_A_ROW:
-            report.stopped = Stopped.UNAVAILABLE
-            break
+        report.skipped = due_sessions(user=user).count() - due.count()
+    batch = max(MIN_BATCH, BATCHES * workers)
+    seconds = CLAIM_SLACK + batch * (LONGEST_CHECK / workers + (1 / rate if rate else 0))
+    run = CheckRun(due, batch=batch, seconds=seconds, limit=limit)
+    pace, stop = Pace(rate), StopRule()
+
+    def next_ones() -> Iterator[GarminAuthenticationState]:
+        # One user's session is asked for by name: it is nobody else's work.
+        for state in due if user is not None else run:
+            pace.wait(interrupted)
+            if interrupted():
+                stop.reason = Stopped.SIGNAL
+            elif not stop.reason and pauses.seconds_left(pauses.SITE):
+                stop.reason = Stopped.RATE_LIMITED
+            if stop.reason:
+                return
+            yield state
+
+    crew: Crew[GarminAuthenticationState, Check] = Crew(
+        workers, lambda state: _check(state.user, state.engine)
+    )
+    notes = Notes()
+    try:
+        for check in crew.map(next_ones()):
+            notes.add(check)
+            report.count(check)
+            stop.hear(check)
+            on_check(check)
+    finally:
+        notes.write()
+        run.release()
+    report.stopped = stop.reason
     report.duration_s = time.monotonic() - started
     return report
 
 
+class StopRule:
+    """Tells from the results when to go on would do no good.
+
+    Attributes:
+        reason: why the run has to stop, None while it may go on. The first reason holds.
+    """
+
+    def __init__(self) -> None:
+        self.reason: Stopped | None = None
+        self._faults_in_a_row = 0
+
+    def hear(self, check: Check) -> None:
+        """Take one result into account."""
+        if self.reason:
+            return
+        if isinstance(check.error, RateLimited):
+            self.reason = Stopped.RATE_LIMITED
+        elif isinstance(check.error, MassFailure):
+            self.reason = Stopped.MASS_FAILURE
+        elif isinstance(check.error, GarminUnavailable):
+            self._faults_in_a_row += 1
+            if self._faults_in_a_row == MAX_FAULTS_IN_A_ROW:
+                self.reason = Stopped.UNAVAILABLE
+        elif check.outcome not in (Outcome.UNREADABLE, Outcome.GONE):  # Garmin was not asked.
+            self._faults_in_a_row = 0
+
+
+class Notes:
+    """Results that wait to be written, many with one UPDATE: on SQLite each is a wait for the disk.
+
+    The sessions stay claimed until then, and a process that dies has checked them for nothing.
+    """
+
+    def __init__(self) -> None:
+        self._checks: list[Check] = []
+        self._began, self._oldest = timezone.now(), time.monotonic()
+
+    def add(self, check: Check) -> None:
+        """Keep a result, and write all of them when there are enough, or when they grow old."""
+        self._checks.append(check)
+        if len(self._checks) >= NOTES or time.monotonic() > self._oldest + NOTES_AGE:
+            self.write()
+
+    def write(self) -> None:
+        """Write what there is."""
+        checks, self._checks = self._checks, []
+        began, self._began, self._oldest = self._began, timezone.now(), time.monotonic()
+        _note(checks, began)
+
+
 def purge_challenges() -> int:
     """Remove the pending logins whose time is over, and return how many there were."""
+    GarminAuthenticationState.objects.purge_logins(timezone.now() - LOGIN_KEPT)
     before = timezone.now() - timedelta(seconds=conf.MFA_TTL)
     return GarminAuthenticationState.objects.purge_challenges(before)
 
 
-def _in_batches(rows: StateQuerySet, limit: int | None) -> Iterator[GarminAuthenticationState]:
-    """Yield each row once, a batch at a time: a row that was checked no longer belongs to these."""
-    began = timezone.now()
-    rows = rows.filter(Q(last_checked_at__isnull=True) | Q(last_checked_at__lt=began))
-    left = limit
-    while batch := list(rows[: BATCH if left is None else min(BATCH, left)]):
-        yield from batch
-        if left is not None:
-            left -= len(batch)
-            if left <= 0:
-                return
+def _engine_of(user: Any) -> str:
+    """Return the name of the engine that wrote the user's session; nothing is decrypted."""
+    rows = GarminAuthenticationState.objects.current().with_session().filter(user_id=user.pk)
+    return rows.values_list("engine", flat=True).first() or ""

@@ -5,32 +5,53 @@ No function here runs inside ``atomic()``, for a rollback would undo what Garmin
 """
 
 import json
-from dataclasses import dataclass
+import logging
+import time
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from uuid import uuid4
 
 from cryptography.fernet import InvalidToken
+from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
+from django.db import InterfaceError, OperationalError, connections
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from . import door, evidence, pauses, signals
+from . import background, door, evidence, pauses, signals
 from .conf import conf
 from .engines import get_engine, get_stored_engine
 from .engines.base import Challenge, Engine, NewSession
 from .exceptions import (
     ChallengeExpired,
+    GarminAuthError,
     GarminUnavailable,
     InvalidMFACode,
     LoginRejected,
     RateLimited,
     SessionUnreadable,
     TooManyAttempts,
+    TooManyLogins,
 )
+from .failures import to_record
 from .lifecycle import announce
 from .models import EndedReason, GarminAuthenticationState
 from .transactions import refuse_atomic
+
+logger = logging.getLogger("garmin_auth")
+
+T = TypeVar("T")
+
+# Seconds between two signs of life of a login outside a request, and for how long one counts: so
+# long a user waits if its process dies.
+SIGN_OF_LIFE, LIFE = 5, 20
+# Seconds that an engine may take longer than it says.
+GRACE = 10
 
 
 @dataclass(frozen=True)
@@ -45,19 +66,86 @@ class MFARequired:
     Args:
         sent_to: where it went, masked by Garmin, "" if Garmin did not say.
         expires_at: until when this site keeps the pending login.
+        attempts_left: how many codes may still be tried for it.
     """
 
     sent_to: str
     expires_at: datetime
+    attempts_left: int | None = field(default=None, compare=False)
 
     @property
     def expired(self) -> bool:
         return self.expires_at <= timezone.now()
 
+    @property
+    def seconds_left(self) -> int:
+        """How many seconds this site still keeps the pending login."""
+        return max(0, int((self.expires_at - timezone.now()).total_seconds()))
+
+
+@dataclass(frozen=True)
+class LoginUnderWay:
+    """The login goes on outside the request; ``accounts.account_of`` tells how it stands."""
+
+
+def login_note() -> str:
+    """Return what users should know before they log in with the engine of new logins, "": nothing.
+
+    The engine is imported for that, which the login would do anyway.
+    """
+    try:
+        return str(get_engine().login_note)
+    except ImproperlyConfigured:
+        return ""  # A page that is only looked at need not break.
+
+
+@sensitive_variables()
+def begin_login(user: Any, email: str, password: str) -> Connected | MFARequired | LoginUnderWay:
+    """Log the user in at Garmin, for a web request: without waiting for an engine that is slow.
+
+    Such a login goes on in a thread of this process, and the user's row tells every process how
+    it stands. The password is in the memory of that thread only. With another engine, this is
+    ``start_login``.
+
+    Args:
+        user: an ``AUTH_USER_MODEL`` instance.
+        email: the Garmin account's e-mail address.
+        password: its password; kept nowhere.
+
+    Returns:
+        As ``start_login``; or ``LoginUnderWay``, also if one was under way already, which then is
+        the only one.
+
+    Raises:
+        TooManyLogins, RateLimited: Garmin is not asked.
+        LoginRejected, GarminUnavailable: as ``start_login``, of an engine that is not slow.
+        RuntimeError: called inside ``atomic()``.
+    """
+    refuse_atomic("begin_login")
+    engine = get_engine()
+    if not engine.slow_login:
+        return start_login(user, email, password)
+    states = GarminAuthenticationState.objects
+    if _is_under_way(user):
+        return LoginUnderWay()
+    with background.slot() as slot:
+        scope = _knock(user, email)
+        login_id = uuid4().hex
+        if not states.begin_login(user.pk, login_id, LIFE):
+            return LoginUnderWay()
+        # A copy: a request's lazy user would keep the request alive, and with it its POST.
+        attend = partial(_attend, copy(user), engine, scope, login_id)
+        try:
+            slot.run(partial(engine.login, email, password), attend)
+        except TooManyLogins:
+            states.end_login(user.pk)
+            raise
+    return LoginUnderWay()
+
 
 @sensitive_variables()
 def start_login(user: Any, email: str, password: str) -> Connected | MFARequired:
-    """Log the user in at Garmin.
+    """Log the user in at Garmin, and wait for it, however slow the engine is.
 
     A session that is already stored stays in use until the new one replaces it; a pending login is
     replaced.
@@ -77,7 +165,9 @@ def start_login(user: Any, email: str, password: str) -> Connected | MFARequired
     """
     refuse_atomic("start_login")
     began = timezone.now()
-    result = door.one_at_a_time(user, conf.TIMEOUT, lambda: _login(user, email, password))
+    result = door.one_at_a_time(
+        user, get_engine().login_timeout, lambda: _login(user, email, password)
+    )
     # A double click: the page that the user will see is the second one's.
     result = result or _result_since(user, began)
     if result is None:
@@ -86,26 +176,121 @@ def start_login(user: Any, email: str, password: str) -> Connected | MFARequired
 
 
 def _login(user: Any, email: str, password: str) -> Connected | MFARequired:
+    scope = _knock(user, email)
+    engine = get_engine()
+    return _conclude(user, engine, scope, lambda: engine.login(email, password))
+
+
+def _knock(user: Any, email: str) -> str:
+    """Refuse a login that Garmin must not be asked for; else count it and return its scope."""
     scope = pauses.account_scope(email)
     pauses.respect(scope)
     door.admit(user, scope)
-    engine = get_engine()
+    return scope
+
+
+def _conclude(
+    user: Any,
+    engine: Engine,
+    scope: str,
+    login: Callable[[], NewSession | Challenge],
+    login_id: str = "",
+) -> Connected | MFARequired:
+    """Store what a login brings, if it still is the one that the user waits for."""
     try:
-        result = engine.login(email, password)
+        result = login()
     except RateLimited as exc:
         pauses.heed(scope, exc)
         raise
     pauses.heed(scope, None)
     if isinstance(result, NewSession):
         door.forgive(user, scope)
-        evidence.accepted()
-        _store(user, engine.name, result)
+        evidence.accepted(engine.name)
+        if not _store(user, engine, result, login_id=login_id):
+            raise ChallengeExpired("gone", "The login was cancelled or replaced while it went on.")
         return Connected()
     result = Challenge({**result.state, "pause_scope": scope}, result.sent_to)
-    started_at = GarminAuthenticationState.objects.begin_challenge(user.pk, _dump(result))
-    required = MFARequired(result.sent_to, _expiry(started_at))
+    started_at = GarminAuthenticationState.objects.begin_challenge(user.pk, _dump(result), login_id)
+    if started_at is None:
+        raise ChallengeExpired("gone", "The login was cancelled or replaced while it went on.")
+    required = MFARequired(result.sent_to, _expiry(started_at), conf.MFA_MAX_ATTEMPTS)
     announce(signals.mfa_required, user, sent_to=required.sent_to, expires_at=required.expires_at)
     return required
+
+
+@sensitive_variables()
+def _attend(user: Any, engine: Engine, scope: str, login_id: str, call: background.Call) -> None:
+    """Show that a login outside a request is under way, and store how it ended.
+
+    This thread is the only one of the login that uses the database, and holds no connection to it
+    while it waits.
+    """
+    failure, bug = GarminAuthError(), ""
+    try:
+        show = partial(_show_life, user, login_id)
+        if not call.outlast(engine.login_timeout + GRACE, SIGN_OF_LIFE, show):
+            raise GarminUnavailable("The login did not end in its time.")
+        _insistently(lambda: _conclude(user, engine, scope, call.result, login_id), show)
+        return
+    except GarminAuthError as exc:
+        failure = exc
+    except Exception as exc:  # noqa: BLE001
+        # SECURITY: its text and its frames may hold anything, so neither goes to the log.
+        bug = str(exc) if isinstance(exc, background.CallBroke) else background.describe(exc)
+    finally:
+        _let_go()
+    _note_failure(user, login_id, failure)
+    if bug:  # Last, for a site's log handler may raise.
+        logger.error("A login outside a request broke, user=%s: %s", user.pk, bug)
+
+
+def _note_failure(user: Any, login_id: str, failure: GarminAuthError) -> None:
+    note = partial(
+        GarminAuthenticationState.objects.fail_login, user.pk, login_id, to_record(failure)
+    )
+    try:
+        _insistently(note, lambda: None)
+    except Exception as exc:  # noqa: BLE001
+        # The page will say that the login was interrupted, which is true enough.
+        logger.error("A failed login was not noted, user=%s: %s", user.pk, background.describe(exc))
+    finally:
+        _let_go()
+    logger.info("login_failed user=%s %s", user.pk, type(failure).__name__)
+
+
+def _show_life(user: Any, login_id: str) -> None:
+    try:
+        GarminAuthenticationState.objects.keep_login(user.pk, login_id, LIFE)
+    except (OperationalError, InterfaceError) as exc:  # The next one comes soon enough.
+        logger.warning("No sign of life, user=%s: %s", user.pk, type(exc).__name__)
+    finally:
+        _let_go()
+
+
+def _insistently(write: Callable[[], T], between: Callable[[], None]) -> T:
+    """Write once more, and again, where the database is locked or away for a moment.
+
+    The login has cost the user a minute, and perhaps a code.
+    """
+    for pause in (1, 4):
+        try:
+            return write()
+        except (OperationalError, InterfaceError):
+            _let_go()
+            between()
+        time.sleep(pause)
+    return write()
+
+
+def _let_go() -> None:
+    """Close this thread's connections, which no request's end will do."""
+    connections.close_all()
+    caches.close_all()
+
+
+def _is_under_way(user: Any) -> bool:
+    record = GarminAuthenticationState.objects.login_record(user.pk)
+    return record is not None and record.under_way
 
 
 @sensitive_variables()
@@ -127,7 +312,7 @@ def submit_mfa(user: Any, code: str) -> Connected:
     """
     refuse_atomic("submit_mfa")
     states = GarminAuthenticationState.objects
-    pk, started_at, state = _load(user)
+    pk, started_at, _, state = _load(user)
     if _expiry(started_at) <= timezone.now():
         states.end_challenge(user.pk, started_at)
         raise ChallengeExpired("expired")
@@ -150,8 +335,8 @@ def submit_mfa(user: Any, code: str) -> Connected:
         states.update_challenge(pk, started_at, _dump(result))
         raise _wrong_code(user, pk, started_at)
     door.forgive(user, scope)
-    evidence.accepted()
-    if not _store(user, engine.name, result, challenge_from=started_at):
+    evidence.accepted(engine.name)
+    if not _store(user, engine, result, challenge_from=started_at):
         raise ChallengeExpired("gone", "The login was cancelled or replaced while it finished.")
     return Connected()
 
@@ -164,23 +349,30 @@ def pending_login(user: Any) -> MFARequired | None:
         user: an ``AUTH_USER_MODEL`` instance.
     """
     try:
-        _, started_at, state = _load(user)
+        _, started_at, attempts, state = _load(user)
     except ChallengeExpired:
         return None
-    return MFARequired(state.get("sent_to", ""), _expiry(started_at))
+    left = max(0, conf.MFA_MAX_ATTEMPTS - attempts)
+    return MFARequired(state.get("sent_to", ""), _expiry(started_at), left)
 
 
 def cancel_mfa(user: Any) -> bool:
-    """Drop the user's pending login. A stored session stays.
+    """Drop the user's login, whether it waits for a code or is under way outside a request.
+
+    A stored session stays. What Garmin answers to a login under way will be discarded.
 
     Args:
         user: an ``AUTH_USER_MODEL`` instance.
 
     Returns:
-        Whether a login was pending.
+        Whether there was such a login.
     """
     refuse_atomic("cancel_mfa")
-    return GarminAuthenticationState.objects.end_challenge(user.pk)
+    states = GarminAuthenticationState.objects
+    under_way = _is_under_way(user)
+    # In this order: a login under way may become one that waits for a code, not the reverse.
+    ended = states.end_login(user.pk) and under_way
+    return states.end_challenge(user.pk) or ended
 
 
 @sensitive_variables()
@@ -244,7 +436,7 @@ def _store_import(user: Any, engine: Engine, session_data: str, check: bool) -> 
         except RateLimited as exc:
             pauses.heed(pauses.SITE, exc)
             raise
-        evidence.accepted()
+        evidence.accepted(engine.name)
         return fresh
 
     name = None
@@ -256,7 +448,7 @@ def _store_import(user: Any, engine: Engine, session_data: str, check: bool) -> 
             session_data = session.session_data()
         finally:
             session.close()
-    _store(user, engine.name, NewSession(session_data, account_name=name, validated=check))
+    _store(user, engine, NewSession(session_data, account_name=name, validated=check))
 
 
 def _result_since(user: Any, began: datetime) -> Connected | MFARequired | None:
@@ -268,38 +460,44 @@ def _result_since(user: Any, began: datetime) -> Connected | MFARequired | None:
 
 
 def _store(
-    user: Any, engine: str, session: NewSession, challenge_from: datetime | None = None
+    user: Any,
+    engine: Engine,
+    session: NewSession,
+    challenge_from: datetime | None = None,
+    login_id: str = "",
 ) -> bool:
     stored = GarminAuthenticationState.objects.connect(
         user.pk,
-        engine=engine,
+        engine=engine.name,
         session_data=session.session_data,
         account_name=session.account_name,
         validated_at=timezone.now() if session.validated else None,
+        ends_at=engine.ends_at(session.session_data),
         challenge_from=challenge_from,
+        login_id=login_id,
     )
     if stored:
-        announce(signals.session_connected, user, engine=engine)
+        announce(signals.session_connected, user, engine=engine.name)
     return stored
 
 
-def _load(user: Any) -> tuple[Any, datetime, dict[str, Any]]:
-    """Read the pending login: key of its row, when it began, its state."""
+def _load(user: Any) -> tuple[Any, datetime, int, dict[str, Any]]:
+    """Read the pending login: key of its row, when it began, codes tried, its state."""
     row = None
     try:
         row = (
             GarminAuthenticationState.objects.current()
             .filter(user_id=user.pk, mfa_pending=True)
-            .values_list("pk", "mfa_started_at", "mfa_challenge")
+            .values_list("pk", "mfa_started_at", "mfa_attempts", "mfa_challenge")
             .first()
         )
-        state = json.loads(row[2]) if row else None
+        state = json.loads(row[3]) if row else None
     except (InvalidToken, ValueError, TypeError):
         # Of no use to anybody, and a login costs the user less than a key ceremony costs staff.
         state = None
     if row is None or not isinstance(state, dict):
         raise ChallengeExpired("gone")
-    return row[0], row[1], state
+    return row[0], row[1], row[2], state
 
 
 def _dump(challenge: Challenge) -> str:

@@ -1,16 +1,18 @@
 """Use a stored session, from any process: ``with garmin_client(user) as client:``."""
 
 import random
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from cryptography.fernet import InvalidToken
+from django.db import InterfaceError, OperationalError, connections
 from django.views.decorators.debug import sensitive_variables
 
 from . import evidence, pauses, signals
@@ -18,6 +20,7 @@ from .conf import conf
 from .engines import get_stored_engine
 from .engines.base import REFRESH_TIMEOUT
 from .exceptions import (
+    GarminAuthError,
     GarminUnavailable,
     NotConnected,
     RateLimited,
@@ -28,6 +31,10 @@ from .lifecycle import announce
 from .models import GarminAuthenticationState
 from .transactions import refuse_atomic
 
+T = TypeVar("T")
+
+# Seconds after which a long block writes, before its end, that the session works.
+NOTE_EVERY = 60
 # Seconds between two looks at a session that another process refreshes.
 POLL = (0.05, 0.25)
 
@@ -80,11 +87,17 @@ class StoredSession:
             self._row.session_data,
             self._renew,
             before=partial(pauses.respect, pauses.SITE),
-            after=partial(pauses.heed, pauses.SITE),
+            after=self._after,
         )
+        self._thread, self._noted = threading.get_ident(), time.monotonic()
         # What the engine makes of it may be written differently from what was imported.
         self._written = self.session.session_data()
         self.refreshed = False
+
+    @property
+    def engine_name(self) -> str:
+        """The name of the engine that wrote it."""
+        return self._row.engine
 
     @sensitive_variables()
     def ask_account_name(self) -> str:
@@ -92,20 +105,30 @@ class StoredSession:
         return self._engine.account_name(self.session)
 
     @sensitive_variables()
-    def close(self, *, checked: bool = False) -> None:
+    def close(self, *, note: bool = True) -> None:
         """Write back what the block changed, and that the session has worked.
 
         Args:
-            checked: whether a check used it.
+            note: whether to write that it has worked; a run of checks does that for many at once.
         """
         data = self.session.session_data()
         if data != self._written:
             self._replace(data)
-        if self.session.worked:
-            GarminAuthenticationState.objects.mark_validated(
-                self._row.pk, self._row.connected_at, checked=checked
-            )
+        if note and self.session.worked:
+            self._note()
         self.session.close()
+
+    def _after(self, error: GarminAuthError | None) -> None:
+        """Hear how a call of the block has ended."""
+        pauses.heed(pauses.SITE, error)
+        due = time.monotonic() >= self._noted + NOTE_EVERY
+        # In another thread it would open a database connection that nobody closes.
+        if error is None and due and threading.get_ident() == self._thread:
+            self._note()
+
+    def _note(self) -> None:
+        self._noted = time.monotonic()
+        GarminAuthenticationState.objects.mark_validated(self._row.pk, self._row.connected_at)
 
     @sensitive_variables()
     def _renew(self) -> str:
@@ -160,22 +183,45 @@ class StoredSession:
         except SessionExpired as exc:
             refusal = exc
         else:
+            # Before anything else: where refresh tokens rotate, the old one is already worthless.
+            written = self._write_back(fresh)
             pauses.heed(pauses.SITE, None)
-            evidence.accepted()
-            if self._replace(fresh):
+            evidence.accepted(self._row.engine)
+            if written:
                 self.refreshed = True
                 announce(signals.session_refreshed, self._user, engine=self._row.engine)
-                return fresh
-            self._changed_meanwhile()
-            return self._written  # Whoever wrote meanwhile wins.
+            return self._written
         if self._changed_meanwhile():
             return self._written  # What was refused is no longer what is stored.
-        evidence.require_proof(self._row.pk, refusal)
+        evidence.require_proof(self._row.pk, self._row.engine, refusal)
         if GarminAuthenticationState.objects.expire_session(self._row.pk, self._row.version):
             announce(signals.session_expired, self._user, engine=self._row.engine)
             raise refusal
         self._changed_meanwhile()
         return self._written
+
+    def _write_back(self, fresh: str) -> bool:
+        """Store what a refresh brought. False: a refresh that began later was faster.
+
+        Raises:
+            NotConnected, GarminUnavailable: a disconnect or a new login came between, and wins.
+        """
+        while not self._insistently(lambda: self._replace(fresh)):
+            if self._changed_meanwhile():
+                return False
+            # A rotation of keys: the session is the one that was read, written with another key.
+        return True
+
+    def _insistently(self, write: Callable[[], T]) -> T:
+        """Write once more, on a new connection, where the database has dropped ours."""
+        connection = connections[GarminAuthenticationState.objects.current().db]
+        try:
+            return write()
+        except (OperationalError, InterfaceError):
+            if connection.in_atomic_block:  # A TestCase's.
+                raise
+        connection.close()
+        return write()
 
     def _replace(self, data: str) -> bool:
         row = self._row

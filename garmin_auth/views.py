@@ -1,6 +1,6 @@
 """The pages on which users connect their Garmin accounts; each acts on ``request.user`` only."""
 
-from importlib.resources import files
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import messages
@@ -8,29 +8,36 @@ from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.contrib.auth.views import RedirectURLMixin, redirect_to_login
 from django.forms import Form
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import resolve_url
 from django.template.loader import render_to_string
 from django.urls import reverse
+from django.utils import timezone
+from django.utils.cache import patch_cache_control
 from django.utils.decorators import method_decorator
 from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
-from django.views.decorators.cache import cache_control, never_cache
+from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 from django.views.decorators.http import require_safe
+from django.views.decorators.vary import vary_on_headers
 from django.views.generic import FormView, TemplateView, View
 
+from . import pauses
 from .accounts import account_of
-from .exceptions import ChallengeExpired, GarminAuthError, InvalidMFACode
+from .assets import ASSETS, content_of, version_of
+from .exceptions import ChallengeExpired, GarminAuthError, InvalidMFACode, RateLimited
 from .forms import LoginForm, MFAForm, focus_first_error
 from .login import (
     Connected,
+    LoginUnderWay,
     MFARequired,
+    begin_login,
     cancel_mfa,
     disconnect,
+    login_note,
     pending_login,
-    start_login,
     submit_mfa,
 )
 from .transactions import non_atomic_everywhere
@@ -50,6 +57,11 @@ class GarminView(LoginRequiredMixin, RedirectURLMixin, View):
     def get_default_redirect_url(self) -> str:
         return resolve_url(self.next_page or "garmin_auth:status")
 
+    def leave_connected(self) -> HttpResponse:
+        """Say that the login has succeeded, and lead to where the user wants to go."""
+        messages.success(self.request, _("Your Garmin account is connected."), fail_silently=True)
+        return HttpResponseRedirect(self.get_success_url())
+
     def url_with_next(self, name: str) -> str:
         """Return the URL of one of our pages, with this request's ``next`` if that is safe."""
         target = self.get_redirect_url()
@@ -60,13 +72,19 @@ class GarminView(LoginRequiredMixin, RedirectURLMixin, View):
 class PageView(GarminView):
     """Gives the templates what there is for the user; to be combined with a view that renders."""
 
+    # How this request's step has failed, if it has.
+    failure: GarminAuthError | None = None
+
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        account = account_of(self.request.user)
         return super().get_context_data(  # type: ignore[misc]
-            account=account_of(self.request.user),
+            account=account,
+            retry_at=_retry_at(self.failure or account.login_failure),
             pending=pending_login(self.request.user),
             next=self.get_redirect_url(),
             login_url=self.url_with_next("login"),
             mfa_url=self.url_with_next("mfa"),
+            progress_url=self.url_with_next("progress"),
             # A site need not have the context processor.
             messages=messages.get_messages(self.request),
             **kwargs,
@@ -82,7 +100,7 @@ class StatusView(PageView, TemplateView):
 class LoginStepView(PageView, FormView):
     """A form that takes the login one step on, or says why that did not work."""
 
-    def take_step(self, **fields: str) -> Connected | MFARequired:
+    def take_step(self, **fields: str) -> Connected | MFARequired | LoginUnderWay:
         """Hand the form's fields to Garmin. Raises GarminAuthError."""
         raise NotImplementedError
 
@@ -95,13 +113,15 @@ class LoginStepView(PageView, FormView):
         try:
             result = self.take_step(**form.cleaned_data)
         except GarminAuthError as error:
+            self.failure = error
             field = "code" if isinstance(error, InvalidMFACode) else None
             form.add_error(field, str(error.user_message))
             return self.form_invalid(form)
+        if isinstance(result, LoginUnderWay):
+            return HttpResponseRedirect(self.url_with_next("progress"))
         if isinstance(result, MFARequired):
             return HttpResponseRedirect(self.url_with_next("mfa"))
-        messages.success(self.request, _("Your Garmin account is connected."), fail_silently=True)
-        return HttpResponseRedirect(self.get_success_url())
+        return self.leave_connected()
 
     def form_invalid(self, form: Form) -> HttpResponse:
         focus_first_error(form)
@@ -114,8 +134,47 @@ class LoginView(LoginStepView):
     template_name = "garmin_auth/login.html"
     form_class = LoginForm
 
-    def take_step(self, **fields: str) -> Connected | MFARequired:
-        return start_login(self.request.user, **fields)
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        context = self.get_context_data(**kwargs)
+        if context["account"].login_under_way:
+            return HttpResponseRedirect(context["progress_url"])
+        return self.render_to_response(context)
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(login_note=login_note(), site_pause=_site_pause(), **kwargs)
+
+    def take_step(self, **fields: str) -> Connected | MFARequired | LoginUnderWay:
+        return begin_login(self.request.user, **fields)
+
+
+@method_decorator(vary_on_headers("Accept"), name="dispatch")
+class ProgressView(PageView, TemplateView):
+    """Shows that a login is under way outside the request, and goes on when it has ended.
+
+    To a client that prefers JSON it tells whether it is, and where to go if not.
+    """
+
+    template_name = "garmin_auth/progress.html"
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        context = self.get_context_data(**kwargs)
+        account = context["account"]
+        if request.get_preferred_type(["text/html", "application/json"]) == "application/json":
+            return JsonResponse(
+                {"under_way": True}
+                if account.login_under_way
+                # This page itself knows the way on, and what to say there.
+                else {"under_way": False, "url": context["progress_url"]}
+            )
+        if account.login_under_way:
+            return self.render_to_response(context)
+        if account.login_failure:
+            return HttpResponseRedirect(context["login_url"])
+        if context["pending"]:
+            return HttpResponseRedirect(context["mfa_url"])
+        if account.connected:
+            return self.leave_connected()
+        return HttpResponseRedirect(context["login_url"])
 
 
 class MFAView(LoginStepView):
@@ -128,6 +187,8 @@ class MFAView(LoginStepView):
         context = self.get_context_data(**kwargs)
         if context["pending"]:
             return self.render_to_response(context)
+        if context["account"].login_under_way:
+            return HttpResponseRedirect(context["progress_url"])
         if context["account"].connected:  # Somebody went back to a page of the past.
             return HttpResponseRedirect(self.get_success_url())
         messages.info(request, ChallengeExpired("gone").user_message, fail_silently=True)
@@ -161,7 +222,7 @@ class ActionView(GarminView):
 
 
 class MFACancelView(ActionView):
-    """Drops the pending login."""
+    """Drops the user's login, whether it waits for a code or is under way."""
 
     def post(self, request: HttpRequest) -> HttpResponse:
         if cancel_mfa(request.user):
@@ -178,10 +239,39 @@ class DisconnectView(ActionView):
         return HttpResponseRedirect(self.get_success_url())
 
 
-@login_not_required
-@require_safe
-@cache_control(public=True, max_age=3600)
-def stylesheet(request: HttpRequest) -> HttpResponse:
-    """Serve the pages' CSS, so that they look finished also without django.contrib.staticfiles."""
-    css = files("garmin_auth").joinpath("garmin_auth.css").read_bytes()
-    return HttpResponse(css, content_type="text/css; charset=utf-8")
+def _retry_at(failure: GarminAuthError | None) -> datetime | None:
+    """Return from when on the user may try again, None if nobody said."""
+    if not isinstance(failure, RateLimited) or failure.retry_after is None:
+        return None
+    return timezone.now() + timedelta(seconds=failure.retry_after)
+
+
+def _site_pause() -> datetime | None:
+    """Return until when Garmin has asked this site to slow down, None if it has not.
+
+    Logins are let through meanwhile: Garmin counts them by account.
+    """
+    left = pauses.seconds_left(pauses.SITE)
+    return timezone.now() + timedelta(seconds=left) if left else None
+
+
+def _asset(name: str) -> Any:
+    """Return a view of one of our files."""
+
+    @login_not_required
+    @require_safe
+    def asset(request: HttpRequest) -> HttpResponse:
+        response = HttpResponse(content_of(name), content_type=f"{ASSETS[name][1]}; charset=utf-8")
+        # Not if another version was asked for: while a site is updated, a process of the old
+        # release may be asked for a file of the new one.
+        if request.GET.get("v") == version_of(name):
+            patch_cache_control(response, public=True, max_age=31_536_000, immutable=True)
+        else:
+            patch_cache_control(response, public=True, max_age=3600)
+        return response
+
+    return asset
+
+
+stylesheet = _asset("stylesheet")
+script = _asset("script")

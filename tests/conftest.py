@@ -2,34 +2,59 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from django.core.cache import cache
 from django.db import connection
 
+from garmin_auth.background import THREAD_NAME
 from garmin_auth.models import GarminAuthenticationState
+from tests import services
 from tests import settings as test_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 EMAIL, PASSWORD = "ana@example.com", "correct horse battery staple"
 
+# For what only the engine garminconnect can do; python -m tests says that it was left out.
+needs_garminconnect = pytest.mark.skipif(
+    bool(services.why_not_garminconnect()), reason="garminconnect is not installed"
+)
+
+
+# For what only Redis can do.
+needs_redis = pytest.mark.skipif(
+    bool(services.why_not_broker("redis")), reason="Redis does not answer"
+)
 
 # What depends on the database, and so runs on PostgreSQL and MariaDB too.
 ON_EVERY_DATABASE = {
     "test_accounts",
     "test_admin",
+    "test_garminconnect_sessions",
+    "test_background",
+    "test_concurrent_checks",
     "test_health",
     "test_keys",
     "test_killed",
     "test_login",
     "test_models",
     "test_pauses",
+    "test_progress",
     "test_rotation",
     "test_rotation_under_load",
     "test_sessions",
     "test_storms",
 }
+
+
+def pytest_configure(config):
+    """Where nothing may be left out, skipping half of the tests is no success."""
+    reason = services.why_not_garminconnect()
+    if reason and services.required() and not services.garminconnect_may_be_left_out():
+        raise pytest.UsageError(f"garminconnect: {reason}; GARMIN_AUTH_REQUIRE_SERVICES=1.")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -88,6 +113,30 @@ def connect(garmin):
 
 
 @pytest.fixture
+def slow_logins(transactional_db, garmin, settings):
+    """Logins take long, and go on outside of requests; they end before the test does."""
+    settings.GARMIN_AUTH_ENGINE = "slow"
+    settings.GARMIN_AUTH_ENGINES = {
+        "slow": "tests.slow_engine.SlowGarthEngine",
+        "broken": "tests.slow_engine.BrokenSlowEngine",
+    }
+    yield
+    wait_for_logins()
+
+
+@pytest.fixture
+def gate(slow_logins, monkeypatch):
+    """What logins wait for before they ask Garmin."""
+    from tests.slow_engine import SlowGarthEngine  # It imports garth.
+
+    gate = threading.Event()
+    monkeypatch.setattr(SlowGarthEngine, "gate", gate)
+    yield gate
+    gate.set()
+    wait_for_logins()
+
+
+@pytest.fixture
 def start_python(garmin, db):
     """Start a Python process on the test's database and simulator; it is killed at the end."""
     processes = []
@@ -125,6 +174,49 @@ def run_python(start_python):
     return run
 
 
+@pytest.fixture
+def site(tmp_path):
+    """Return the environment of a site with further lines in its settings."""
+
+    def site(*lines):
+        text = "\n".join(["from tests.settings import *", *lines])
+        (tmp_path / "site_settings.py").write_text(text)
+        return {"DJANGO_SETTINGS_MODULE": "site_settings", "PYTHONPATH": str(tmp_path)}
+
+    return site
+
+
+@pytest.fixture
+def redis_site(site):
+    """The same for a site whose processes share a cache in Redis, which is emptied at the end."""
+    import redis
+
+    url, prefix = services.BROKERS["redis"], f"garmin_auth_test_{uuid4().hex}"
+    cache = {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": url,
+        "KEY_PREFIX": prefix,
+    }
+    yield lambda *lines: site(f"CACHES = {{'default': {cache!r}}}", *lines)
+    with redis.Redis.from_url(url) as client:
+        for key in client.scan_iter(match=f"{prefix}:*"):
+            client.delete(key)
+
+
+def start_all(start_python, codes, **environment):
+    """Run pieces of Python code at the same time, each in a process, and return their outputs."""
+    processes = [
+        start_python("-c", f"import django; django.setup()\n{code}", **environment)
+        for code in codes
+    ]
+    outputs = []
+    for process in processes:
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        outputs.append(output)
+    return outputs
+
+
 def child_environment(garmin):
     return {
         **os.environ,
@@ -133,6 +225,14 @@ def child_environment(garmin):
         "GARMIN_AUTH_TEST_DATABASE": test_settings.DATABASE,
         "GARMIN_AUTH_DATABASE_NAME": str(connection.settings_dict["NAME"]),
     }
+
+
+def wait_for_logins():
+    """Wait for the logins that are under way outside of requests."""
+    for thread in threading.enumerate():
+        if thread.name == THREAD_NAME:
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 def state_of(user):

@@ -1,10 +1,21 @@
-"""Which databases this machine offers to the tests, and why another is left out."""
+"""What this machine offers to the tests: databases, brokers, a browser, engines; or why not."""
 
 import importlib.util
 import os
+import shutil
 import socket
+import sys
+from importlib import metadata
+from urllib.parse import urlsplit
 
 from tests import settings
+
+# The oldest Python that garminconnect runs on.
+GARMINCONNECT_PYTHON = (3, 12)
+BROKERS = {
+    "redis": os.environ.get("GARMIN_AUTH_TEST_REDIS", "redis://127.0.0.1:6379/0"),
+    "rabbitmq": os.environ.get("GARMIN_AUTH_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672//"),
+}
 
 
 def why_not(database: str) -> str:
@@ -24,6 +35,55 @@ def why_not(database: str) -> str:
     except OSError as exc:
         return f"nothing answers at {options['HOST']}:{options['PORT']} ({exc})"
     return ""
+
+
+def why_not_broker(name: str) -> str:
+    """Return why tasks cannot be tried on this broker here, "" if they can.
+
+    Args:
+        name: ``"redis"`` or ``"rabbitmq"``.
+    """
+    parts = urlsplit(BROKERS[name])
+    if name == "redis" and importlib.util.find_spec("redis") is None:
+        return "its client redis is not installed"
+    try:
+        socket.create_connection((parts.hostname, parts.port), timeout=3).close()
+    except OSError as exc:
+        return f"nothing answers at {parts.hostname}:{parts.port} ({exc})"
+    return ""
+
+
+def chromium_path() -> str:
+    """Return where the system's Chromium is, "" if there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return next(filter(None, map(shutil.which, names)), "")
+
+
+def why_not_browser() -> str:
+    """Return why the pages cannot be used in a browser here, "" if they can."""
+    for module in ("playwright", "axe_playwright_python"):
+        if importlib.util.find_spec(module) is None:
+            return f"{module} is not installed"
+    return "" if chromium_path() else "no Chromium is installed (Debian: chromium)"
+
+
+def why_not_garminconnect() -> str:
+    """Return why the tests of the engine garminconnect cannot run here, "" if they can."""
+    try:
+        metadata.version("garminconnect")
+    except metadata.PackageNotFoundError:
+        wanted, running = (
+            ".".join(map(str, version)) for version in (GARMINCONNECT_PYTHON, sys.version_info[:2])
+        )
+        if garminconnect_may_be_left_out():
+            return f"it needs Python {wanted}, and this is {running}"
+        return "it is not installed"
+    return ""
+
+
+def garminconnect_may_be_left_out() -> bool:
+    """Tell whether this Python cannot have it, so that leaving it out is no failure in CI."""
+    return sys.version_info[:2] < GARMINCONNECT_PYTHON
 
 
 def required() -> bool:

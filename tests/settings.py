@@ -90,6 +90,9 @@ if consumer_key := os.environ.get("GARMIN_TEST_CONSUMER_KEY"):
 if lease := os.environ.get("GARMIN_AUTH_LEASE"):
     GARMIN_AUTH_LEASE = float(lease)
 
+if engine := os.environ.get("GARMIN_AUTH_TEST_ENGINE"):
+    GARMIN_AUTH_ENGINE = engine
+
 # Other processes of a test or of the demo are told of the simulator in their environment.
 if proxy := os.environ.get("GARMIN_SIMULATOR_PROXY"):
     GARMIN_AUTH_PROXIES = {"https": proxy}

@@ -1,6 +1,6 @@
 """Fork many workers that use one user's session at the same moment; each prints what it got.
 
-Usage: storm.py USER_PK WORKERS. Forking makes real processes without 32 imports of garth.
+Usage: storm.py USER_PK WORKERS. Forking makes real processes without 32 imports of an engine.
 """
 
 import os
@@ -33,8 +33,8 @@ def work(user, start):
 
 
 def main():
-    get_engine("garth")  # Import it once, for all.
     user = get_user_model().objects.get(pk=sys.argv[1])
+    get_engine(user.garmin_authentication.engine)  # Import it once, for all.
     connections.close_all()
     start = time.time() + 0.5
     children = []

@@ -1,9 +1,13 @@
+import re
+from datetime import timedelta
+
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from garmin_auth.models import GarminAuthenticationState, Status
 
@@ -88,6 +92,32 @@ def test_a_row_of_an_engine_that_is_not_installed_is_shown_as_such(staff, user, 
     assert "unreadable: its engine is not installed" in text_of(staff("view").get(LIST))
 
 
+def test_a_login_under_way_is_shown_beside_what_there_is(staff, user, other_user, connect):
+    connect(user)
+    states = GarminAuthenticationState.objects
+    states.begin_login(user.pk, "one", 60)
+    states.begin_login(other_user.pk, "two", 60)
+    client = staff("view")
+
+    page = text_of(client.get(LIST))
+
+    assert "connected, a login is under way" in page
+    assert "never connected, a login is under way" in page
+    assert "a login is under way" in text_of(client.get(change_url(user)))
+
+
+def test_a_login_that_failed_or_died_is_not_under_way(staff, user, other_user):
+    states = GarminAuthenticationState.objects
+    states.begin_login(user.pk, "one", 60)
+    states.fail_login(user.pk, "one", "InvalidCredentials")
+    states.begin_login(other_user.pk, "two", -1)
+
+    page = text_of(staff("view").get(LIST))
+
+    assert page.count('class="field-state') == 2
+    assert "a login is under way" not in page
+
+
 def test_nothing_secret_is_shown_not_even_encrypted(staff, user, connect):
     connect(user)
     GarminAuthenticationState.objects.begin_challenge(user.pk, '{"cookies": "secret"}')
@@ -113,7 +143,10 @@ def test_the_list_takes_a_constant_number_of_queries_that_decrypt_nothing(staff,
         connect(User.objects.create_user(f"user {number}"), f"{number}@example.com")
     few = queries()
     for number in range(2, 30):
-        connect(User.objects.create_user(f"user {number}"), f"{number}@example.com")
+        user = User.objects.create_user(f"user {number}")
+        connect(user, f"{number}@example.com")
+        GarminAuthenticationState.objects.begin_login(user.pk, "login", 60)
+    GarminAuthenticationState.objects.filter(pk__gt=10).update(engine="another")
     # Were one of them decrypted, the page would fail.
     GarminAuthenticationState.objects.update(session_data="x")
     for user in User.objects.filter(username__startswith="user"):
@@ -147,6 +180,112 @@ def test_filters_and_search(staff, user, connect, query, found):
     page = text_of(staff("view").get(f"{LIST}?{query}"))
 
     assert page.count('class="field-state') == found
+
+
+@pytest.mark.parametrize(
+    ("days", "found"),
+    [(-1, "past"), (0.01, "soon"), (29, "soon"), (31, "later"), (None, "unknown")],
+)
+def test_filter_by_when_the_session_ends(staff, user, connect, days, found):
+    connect(user)
+    ends = None if days is None else timezone.now() + timedelta(days=days)
+    GarminAuthenticationState.objects.update(session_ends_at=ends)
+    client = staff("view")
+
+    shown = {
+        name: text_of(client.get(f"{LIST}?ends={name}")).count('class="field-state')
+        for name in ("past", "soon", "later", "unknown")
+    }
+
+    assert shown == {"past": 0, "soon": 0, "later": 0, "unknown": 0, found: 1}
+
+
+def test_a_row_without_session_ends_at_no_unknown_time(staff, user, connect):
+    connect(user)
+    GarminAuthenticationState.objects.disconnect(user.pk, "user")
+
+    assert 'class="field-state' not in text_of(staff("view").get(f"{LIST}?ends=unknown"))
+
+
+def test_a_row_without_session_counts_for_no_engine(staff, user, other_user, connect):
+    connect(user)
+    connect(other_user, "ben@example.com")
+    GarminAuthenticationState.objects.disconnect(other_user.pk, "user")
+    client = staff("view")
+
+    assert "garth (1)" in text_of(client.get(f"{LIST}?_facets=True"))
+    assert text_of(client.get(f"{LIST}?engine=garth")).count('class="field-state') == 1
+
+
+def test_filters_count_by_engine_status_and_end_on_request(staff, connect):
+    for number in range(3):
+        connect(User.objects.create_user(f"user {number}"), f"{number}@example.com")
+    user = User.objects.get(username="user 0")
+    GarminAuthenticationState.objects.filter(user=user).update(engine="garminconnect")
+    client = staff("view")
+
+    def counts(query):
+        page = text_of(client.get(LIST + query))
+        return set(re.findall(r"<a href=\"\?[^\"]*\"[^>]*>\s*([^<]*\(\d+\))", page))
+
+    assert counts("") == set()
+    shown = counts("?_facets=True")
+    assert {"garminconnect (1)", "garth (2)", "connected (3)", "disconnected (0)"} <= shown
+    assert {"not known here (0)", "not known, though connected (3)", "later (0)"} <= shown
+
+
+def test_filter_by_an_engine_that_is_not_known_here(staff, user, other_user, connect):
+    connect(user)
+    connect(other_user, "ben@example.com")
+    GarminAuthenticationState.objects.filter(user=user).update(engine="another")
+
+    page = text_of(staff("view").get(f"{LIST}?engine=?"))
+
+    assert page.count('class="field-state') == 1
+    assert "not installed" in page
+
+
+def test_the_engines_to_filter_by_are_not_asked_of_the_table(staff, user, connect):
+    connect(user)
+    client = staff("view")
+
+    with CaptureQueriesContext(connection) as captured:
+        page = text_of(client.get(LIST))
+
+    assert "?engine=garminconnect" in page
+    assert not any("DISTINCT" in query["sql"] for query in captured.captured_queries)
+
+
+def test_a_filter_by_time_puts_the_earliest_first(staff, user, other_user, connect):
+    now = timezone.now()
+    for someone, days in ((user, 2), (other_user, 3)):
+        connect(someone, f"{someone.pk}@example.com")
+        GarminAuthenticationState.objects.filter(user=someone).update(
+            last_validated=now - timedelta(days=days), session_ends_at=now + timedelta(days=days)
+        )
+    client = staff("view")
+
+    def users(query):
+        return re.findall(r">(ana|ben)</a>", text_of(client.get(LIST + query)))
+
+    assert users("?validated=week") == ["ben", "ana"]
+    assert users("?ends=soon") == ["ana", "ben"]
+    assert users("") == ["ben", "ana"]
+
+
+def test_a_search_for_a_whole_user_name_finds_that_user_alone(staff, user, connect):
+    connect(user)
+    connect(User.objects.create_user("anabel"), "anabel@example.com")
+    client = staff("view")
+
+    page = text_of(client.get(f"{LIST}?q=ana"))
+
+    assert page.count('class="field-state') == 1
+    assert "Only the user of exactly this name is shown" in page
+    for query in ('q="ana"', "q=an", "q=anab"):
+        page = text_of(client.get(f"{LIST}?{query}"))
+        assert page.count('class="field-state') == (1 if "anab" in query else 2), query
+        assert "exactly this name" not in page
 
 
 def test_nobody_may_add_a_row(staff):

@@ -26,6 +26,8 @@ KEYS = [
     "skipped",
     "stopped",
     "duration_s",
+    "rate",
+    "engines",
 ]
 in_a_process = pytest.mark.django_db(transaction=True)
 states = GarminAuthenticationState.objects
@@ -46,6 +48,8 @@ class Run:
         assert counts["checked"] == judged
         assert counts["refreshed"] <= counts["active"]
         assert counts["duration_s"] >= 0
+        for name in ("checked", "active", "expired", "unknown", "unreadable"):
+            assert sum(engine[name] for engine in counts["engines"].values()) == counts[name]
         return counts
 
 
@@ -97,18 +101,6 @@ def connected(django_user_model, connect):
     return connected
 
 
-@pytest.fixture
-def site(tmp_path):
-    """Return the environment of a site with further lines in its settings."""
-
-    def site(*lines):
-        text = "\n".join(["from tests.settings import *", *lines])
-        (tmp_path / "site_settings.py").write_text(text)
-        return {"DJANGO_SETTINGS_MODULE": "site_settings", "PYTHONPATH": str(tmp_path)}
-
-    return site
-
-
 def ended(process):
     output, errors = process.communicate(timeout=60)
     assert "Traceback" not in errors
@@ -143,7 +135,7 @@ def test_a_live_session_exits_0_and_is_silent_on_standard_error(run, connected):
 
     assert (result.code, result.errors) == (0, "")
     assert result.output.startswith("Checked 1 Garmin session in ")
-    assert result.output.endswith(" s: 1 active (0 refreshed).\n")
+    assert result.output.endswith("/s): 1 active (0 refreshed).\n")
 
 
 @in_a_process
@@ -154,7 +146,7 @@ def test_json_is_one_line_with_exactly_the_documented_keys(run, connected):
 
     assert (result.code, result.errors) == (0, "")
     assert result.output.count("\n") == 1
-    assert result.counts | {"duration_s": 0} == {
+    assert result.counts | {"duration_s": 0, "rate": 0} == {
         "checked": 2,
         "active": 2,
         "refreshed": 0,
@@ -164,6 +156,10 @@ def test_json_is_one_line_with_exactly_the_documented_keys(run, connected):
         "skipped": 0,
         "stopped": None,
         "duration_s": 0,
+        "rate": 0,
+        "engines": {
+            "garth": {"checked": 2, "active": 2, "expired": 0, "unknown": 0, "unreadable": 0}
+        },
     }
 
 
@@ -325,6 +321,58 @@ def test_unreadable_does_not_hide_a_death(call, connected, garmin):
     assert call().code == 3
 
 
+# Two engines
+
+
+def of_engine(name, *users):
+    states.filter(user__in=users).update(engine=name)
+
+
+def test_one_engine_has_no_line_of_its_own(call, connected):
+    connected("ana", "ben")
+
+    assert call().output.count("\n") == 1
+
+
+def test_two_engines_have_a_line_each(call, connected, garmin, settings):
+    settings.GARMIN_AUTH_ENGINES = {"other": "garmin_auth.engines.garth.GarthEngine"}
+    ana, _, cleo = connected("ana", "ben", "cleo")
+    of_engine("other", ana)
+    garmin.revoke(email_of(cleo))
+
+    lines = call().output.splitlines()
+
+    assert lines[-2:] == [
+        "  garth: 2 checked, 1 active, 1 expired",
+        "  other: 1 checked, 1 active",
+    ]
+
+
+def test_sessions_of_an_engine_that_is_not_installed_are_said_once(call, connected):
+    ana, ben, _ = connected("ana", "ben", "cleo")
+    of_engine("another", ana, ben)
+
+    result = call("--format", "json")
+
+    assert (result.code, result.counts["unreadable"]) == (0, 2)
+    assert result.counts["engines"]["another"]["unreadable"] == 2
+    assert result.errors.startswith("Garmin sessions of the engine 'another' are stored, ")
+    assert result.errors.count("\n") == 1
+
+
+def test_an_engine_that_is_not_installed_does_not_hide_a_row_that_no_key_opens(
+    call, connected, monkeypatch
+):
+    monkeypatch.setattr("garmin_auth.checks.SAMPLE", 1)
+    ana, ben, _ = connected("ana", "ben", "cleo")
+    of_engine("another", ana)
+    spoil(ben)
+
+    errors = call().errors.splitlines()
+
+    assert errors[1:] == ["These sessions cannot be opened, and are kept: ben"]
+
+
 # Early ends
 
 
@@ -451,7 +499,7 @@ def test_the_oldest_check_comes_first_and_never_checked_before_that(call, connec
 
 
 def test_more_rows_than_a_batch_are_checked_once_each(call, connected, garmin, monkeypatch):
-    monkeypatch.setattr("garmin_auth.health.BATCH", 2)
+    monkeypatch.setattr("garmin_auth.health.MIN_BATCH", 2)
     users = connected("ana", "ben", "cleo", "dora", "emil")
 
     assert call("--format", "json").counts["checked"] == 5
@@ -459,7 +507,7 @@ def test_more_rows_than_a_batch_are_checked_once_each(call, connected, garmin, m
 
 
 def test_faults_and_unreadable_rows_do_not_come_twice(call, connected, garmin, monkeypatch):
-    monkeypatch.setattr("garmin_auth.health.BATCH", 1)
+    monkeypatch.setattr("garmin_auth.health.MIN_BATCH", 1)
     users = connected("ana", "ben", "cleo")
     spoil(users[1])
     garmin.fail("api", "status", account=email_of(users[0]), times=None)
@@ -469,7 +517,7 @@ def test_faults_and_unreadable_rows_do_not_come_twice(call, connected, garmin, m
 
 @pytest.mark.parametrize(("limit", "checked"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (99, 5)])
 def test_limit_holds_over_batches(call, connected, garmin, monkeypatch, limit, checked):
-    monkeypatch.setattr("garmin_auth.health.BATCH", 2)
+    monkeypatch.setattr("garmin_auth.health.MIN_BATCH", 2)
     connected("ana", "ben", "cleo", "dora", "emil")
 
     assert call("--limit", str(limit), "--format", "json").counts["checked"] == checked

@@ -2,26 +2,53 @@
 
 import os
 import sqlite3
+from configparser import ConfigParser
+from importlib import metadata
 
 import pytest
 from cryptography.fernet import Fernet
 from django.core.checks import ERROR, WARNING, run_checks
 from django.db import connection
 
-from garmin_auth.checks import check_stored_sessions
+from garmin_auth.checks import TIMEOUT, check_stored_engines, check_stored_sessions
+from garmin_auth.conf import conf
+from garmin_auth.engines import NEEDS
+from garmin_auth.engines.environment import VARIABLES
 from garmin_auth.models import GarminAuthenticationState
 
-from .conftest import raw_row
+from .conftest import ROOT, raw_row
 from .test_models import spoil, store
 
 in_a_process = pytest.mark.django_db(transaction=True)
 TABLE = GarminAuthenticationState._meta.db_table
 
 
+GARMINCONNECT = 'pip install --upgrade "django-garmin-auth[garminconnect]"'
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
-    for name in [name for name in os.environ if name.upper().startswith("GARTH_")]:
-        monkeypatch.delenv(name)
+    theirs = [name for name in os.environ if name.upper().startswith(("GARTH_", "GARMINTOKENS"))]
+    for name in [*theirs, *VARIABLES]:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Say which distributions are installed besides, None for one that is not; and the Python."""
+    real = metadata.version
+
+    def installed(python=(3, 12), **versions):
+        def version(name):
+            found = versions[name] if name in versions else real(name)
+            if found is None:
+                raise metadata.PackageNotFoundError(name)
+            return found
+
+        monkeypatch.setattr(metadata, "version", version)
+        monkeypatch.setattr("garmin_auth.engines.requirements.PYTHON", python)
+
+    return installed
 
 
 @pytest.fixture
@@ -60,6 +87,16 @@ def said(number, **options):
         assert len(message.hint) > 20
         assert message.level == (ERROR if number.startswith("E") else WARNING)
     return [message.msg for message in messages]
+
+
+def hint(number):
+    """The hint of the one message with this id."""
+    (found,) = [
+        message.hint
+        for message in run_checks(tags=["garmin_auth"])
+        if message.id == f"garmin_auth.{number}"
+    ]
+    return found
 
 
 def stored_sessions(**options):
@@ -246,6 +283,182 @@ def test_a_wrong_engine_setting_is_said_once(settings):
     assert len(said("E001")) == 1
 
 
+@pytest.mark.parametrize(
+    ("versions", "needs"),
+    [
+        ({"garminconnect": None}, "garminconnect, which is not installed"),
+        ({"curl_cffi": None}, "curl_cffi, which is not installed"),
+        (
+            {"garminconnect": "0.3.19"},
+            "garminconnect 0.3.20 or newer, and 0.3.19 is installed",
+        ),
+        ({"garminconnect": "0.2"}, "garminconnect 0.3.20 or newer, and 0.2 is installed"),
+        ({"curl_cffi": "0.9.0b2"}, "curl_cffi 0.15 or newer, and 0.9.0b2 is installed"),
+    ],
+)
+def test_a_missing_or_old_garminconnect_is_an_error_with_the_command(
+    settings, installed, versions, needs
+):
+    settings.GARMIN_AUTH_ENGINE = "garminconnect"
+    installed(**{"garminconnect": "0.3.20", "curl_cffi": "0.16.3", **versions})
+
+    assert said("E003") == [f"The engine 'garminconnect' needs {needs}."]
+    assert hint("E003") == f"Install it: {GARMINCONNECT}"
+
+
+@pytest.mark.parametrize("version", ["0.3.20", "0.3.21", "0.3.100", "0.4", "1.0.0rc1"])
+def test_a_new_garminconnect_is_silent(settings, installed, version):
+    settings.GARMIN_AUTH_ENGINE = "garminconnect"
+    installed(garminconnect=version, curl_cffi="0.15.0")
+
+    assert said("E003") == []
+
+
+def test_with_an_older_python_the_one_that_garminconnect_needs_is_named(settings, installed):
+    settings.GARMIN_AUTH_ENGINE = "garminconnect"
+    installed(python=(3, 11), garminconnect=None)
+
+    assert hint("E003") == (
+        "It needs Python 3.12 or newer, and this is 3.11. With a newer Python, install it: "
+        f"{GARMINCONNECT}"
+    )
+
+
+def test_with_neither_engine_installed_both_commands_are_said(installed):
+    installed(garth=None, garminconnect=None)
+
+    assert said("E003") == ["The engine 'garth' needs garth, which is not installed."]
+    assert 'pip install "garth>=0.8.0,<0.9"' in hint("E003")
+    assert GARMINCONNECT in hint("E003")
+
+
+def test_an_old_garth_is_an_error(installed):
+    installed(garth="0.5.21")
+
+    (message,) = said("E003")
+    assert "garth 0.8.0 or newer, and 0.5.21 is installed" in message
+
+
+def test_an_engine_that_is_not_chosen_need_not_be_installed(installed):
+    installed(garminconnect=None, curl_cffi=None)
+
+    assert said("E003") == []
+
+
+def test_what_the_checks_want_is_what_the_package_asks_for():
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    wanted = (
+        config["options"]["install_requires"] + config["options.extras_require"]["garminconnect"]
+    )
+
+    for needs in NEEDS.values():
+        for name, oldest in needs.distributions.items():
+            assert f"\n{name}>={oldest}" in wanted
+
+
+# Settings that garminconnect cannot follow
+
+
+@pytest.fixture
+def garminconnect(settings):
+    settings.GARMIN_AUTH_ENGINE = "garminconnect"
+    settings.GARMIN_AUTH_PROXIES = {}
+    settings.GARMIN_AUTH_CA_BUNDLE = None
+    return settings
+
+
+def test_with_default_settings_garminconnect_is_silent(garminconnect):
+    assert said("W006") == []
+
+
+def test_a_proxy_that_the_environment_does_not_name_is_a_warning(garminconnect):
+    garminconnect.GARMIN_AUTH_PROXIES = {"https": "http://user:secret@proxy:3128"}
+
+    (message,) = said("W006")
+    assert message.startswith("GARMIN_AUTH_PROXIES and the environment do not say the same")
+    assert "HTTPS_PROXY" in hint("W006")
+    assert "CURL_CA_BUNDLE" in hint("W006")
+    assert "secret" not in message + hint("W006")
+
+
+def test_a_proxy_that_only_the_environment_names_is_a_warning(garminconnect, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy:3128")
+
+    (message,) = said("W006")
+    assert "secret" not in message + hint("W006")
+
+
+def test_a_ca_bundle_that_the_environment_does_not_name_is_a_warning(garminconnect, garmin):
+    garminconnect.GARMIN_AUTH_PROXIES = {}
+
+    (message,) = said("W006")
+    assert message.startswith("GARMIN_AUTH_CA_BUNDLE and the environment")
+
+
+def test_proxy_and_bundle_are_one_warning(garminconnect, garmin):
+    garminconnect.GARMIN_AUTH_PROXIES = {"https": garmin.proxy_url}
+
+    (message,) = said("W006")
+    assert message.startswith("GARMIN_AUTH_PROXIES and GARMIN_AUTH_CA_BUNDLE and the environment")
+
+
+def test_an_environment_that_says_the_same_is_silent(garminconnect, garmin, monkeypatch):
+    garminconnect.GARMIN_AUTH_PROXIES = {"https": garmin.proxy_url}
+    garminconnect.GARMIN_AUTH_CA_BUNDLE = garmin.ca_bundle
+    monkeypatch.setenv("HTTPS_PROXY", garmin.proxy_url)
+    monkeypatch.setenv("CURL_CA_BUNDLE", garmin.ca_bundle)
+
+    assert said("W006") == []
+
+
+def test_a_consumer_key_is_a_warning(garminconnect):
+    garminconnect.GARMIN_AUTH_OAUTH_CONSUMER = {"consumer_key": "k", "consumer_secret": "secret"}
+
+    assert said("W006") == ["GARMIN_AUTH_OAUTH_CONSUMER means nothing to the engine garminconnect."]
+
+
+@pytest.mark.parametrize(("timeout", "found"), [(30, 0), (30.0, 0), (10, 1), (60, 1)])
+def test_a_timeout_is_a_warning_where_it_is_not_the_default(garminconnect, timeout, found):
+    garminconnect.GARMIN_AUTH_TIMEOUT = timeout
+
+    assert len(said("W006")) == found
+
+
+def test_what_garminconnect_cannot_follow_is_no_matter_to_garth(garminconnect):
+    garminconnect.GARMIN_AUTH_ENGINE = "garth"
+    garminconnect.GARMIN_AUTH_PROXIES = {"https": "http://proxy:3128"}
+    garminconnect.GARMIN_AUTH_TIMEOUT = 10
+
+    assert said("W006") == []
+
+
+def test_nor_to_a_sites_own_engine_of_that_name(garminconnect):
+    garminconnect.GARMIN_AUTH_ENGINES = {"garminconnect": "tests.test_health.FlawedEngine"}
+    garminconnect.GARMIN_AUTH_TIMEOUT = 10
+
+    assert said("W006") == []
+
+
+def test_a_wrong_setting_is_said_once_with_garminconnect_too(garminconnect):
+    garminconnect.GARMIN_AUTH_TIMEOUT = "long"
+
+    assert said("W006") == []
+    assert len(said("E001")) == 1
+
+
+def test_the_default_timeout_and_the_logins_time_are_as_the_warning_says(settings, garminconnect):
+    del settings.GARMIN_AUTH_TIMEOUT
+    assert conf.TIMEOUT == TIMEOUT
+
+    engine = pytest.importorskip(
+        "garmin_auth.engines.garminconnect",
+        reason="garminconnect needs Python 3.12",
+        exc_type=ImportError,
+    )
+    assert engine.LOGIN_TIMEOUT == 180
+
+
 # CA bundle
 
 
@@ -329,9 +542,9 @@ def test_an_unknown_cache_is_said_once(settings):
 
 
 @pytest.mark.parametrize(
-    "name", ["GARTH_TOKEN", "GARTH_HOME", "GARTH_TELEMETRY_ENABLED", "garth_x"]
+    "name", ["GARTH_TOKEN", "GARTH_HOME", "GARTH_TELEMETRY_ENABLED", "garth_x", "GARMINTOKENS"]
 )
-def test_a_garth_variable_is_a_warning_that_names_it_and_not_its_value(monkeypatch, name):
+def test_a_librarys_variable_is_a_warning_that_names_it_and_not_its_value(monkeypatch, name):
     monkeypatch.setenv(name, "a-secret-token")
 
     (message,) = said("W004")
@@ -342,6 +555,7 @@ def test_a_garth_variable_is_a_warning_that_names_it_and_not_its_value(monkeypat
 def test_other_variables_are_silent(monkeypatch):
     monkeypatch.setenv("MY_GARTH_HOME", "x")
     monkeypatch.setenv("GARTHX", "x")
+    monkeypatch.setenv("GARMINTOKENS_OF_MINE", "x")
 
     assert said("W004") == []
 
@@ -423,8 +637,73 @@ def test_it_costs_a_few_queries_whatever_the_number_of_rows(
     store(user)
     store(other_user)
 
-    with django_assert_max_num_queries(4):
+    with django_assert_max_num_queries(6):
         stored_sessions()
+
+
+# Engines of stored sessions
+
+
+def stored_engines(**options):
+    return said("W007", **{"databases": ["default"], **options})
+
+
+@pytest.mark.django_db
+def test_sessions_of_an_engine_that_nobody_knows_are_a_warning(user, other_user):
+    store(user)
+    store(other_user, engine="another")
+
+    assert stored_engines() == [
+        "Garmin sessions of the engine 'another' are stored, which is not installed here. They "
+        "are kept, and cannot be used."
+    ]
+
+
+@pytest.mark.django_db
+def test_sessions_of_an_engine_whose_library_is_missing_are_a_warning(user, installed):
+    store(user, engine="garminconnect")
+    installed(garminconnect=None)
+
+    (message,) = run_checks(tags=["database"], databases=["default"])
+
+    assert message.msg.startswith("Garmin sessions of the engine 'garminconnect' are stored")
+    assert GARMINCONNECT in message.hint
+
+
+@pytest.mark.django_db
+def test_sessions_of_engines_that_are_installed_are_silent(user, other_user, settings):
+    settings.GARMIN_AUTH_ENGINES = {"flawed": "tests.test_health.FlawedEngine"}
+    store(user)
+    store(other_user, engine="flawed")
+
+    assert stored_engines() == []
+
+
+@pytest.mark.django_db
+def test_the_engine_of_a_row_without_session_is_no_matter(user):
+    store(user, engine="another")
+    GarminAuthenticationState.objects.disconnect(user.pk, "user")
+
+    assert stored_engines() == []
+
+
+@pytest.mark.django_db
+def test_engines_of_a_database_that_is_not_to_be_checked_are_not_asked_for(
+    user, django_assert_num_queries
+):
+    store(user, engine="another")
+
+    with django_assert_num_queries(0):
+        assert check_stored_engines(None, databases=["another"]) == []
+
+
+@pytest.mark.django_db
+def test_wrong_engines_in_the_settings_are_said_once(user, settings):
+    store(user)
+    settings.GARMIN_AUTH_ENGINES = ["garth"]
+
+    assert stored_engines() == []
+    assert len(said("E001")) == 1
 
 
 @pytest.mark.django_db

@@ -20,6 +20,8 @@ DEFAULTS = {
     "OAUTH_CONSUMER": None,
     "MFA_TTL": 600,
     "MFA_MAX_ATTEMPTS": 5,
+    "LOGIN_WORKERS": 4,
+    "CHECK_RATE": None,
 }
 CONSUMER = {"consumer_key": "key", "consumer_secret": "secret"}
 
@@ -44,6 +46,10 @@ GOOD = [
     ("MFA_TTL", 0.5),
     ("MFA_MAX_ATTEMPTS", 1),
     ("MFA_MAX_ATTEMPTS", 10),
+    ("LOGIN_WORKERS", 1),
+    ("CHECK_RATE", None),
+    ("CHECK_RATE", 0.1),
+    ("CHECK_RATE", 50),
 ]
 
 BAD = [
@@ -94,10 +100,12 @@ BAD = [
     ("OAUTH_CONSUMER", ["key", "secret"]),
     ("MFA_MAX_ATTEMPTS", 0.5),
     ("MFA_MAX_ATTEMPTS", 2.5),
+    ("LOGIN_WORKERS", 1.5),
     ("MFA_TTL", 1e300),
+    *(("CHECK_RATE", value) for value in (0, -1, "5", "5/s", True, math.nan, math.inf)),
     *(
         (name, value)
-        for name in ("TIMEOUT", "LEASE", "MFA_TTL", "MFA_MAX_ATTEMPTS")
+        for name in ("TIMEOUT", "LEASE", "MFA_TTL", "MFA_MAX_ATTEMPTS", "LOGIN_WORKERS")
         for value in (0, -1, "5", None, True, [5], math.nan, math.inf)
     ),
 ]

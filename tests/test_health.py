@@ -279,7 +279,54 @@ def test_a_bug_does_not_make_a_run_endless(user, flawed):
     assert check_sessions(on_check=on_check).checked == 1
 
 
+def test_a_check_names_the_engine_of_the_session(user, flawed):
+    assert check_session(user).engine == "flawed"
+
+
+def test_a_check_names_the_engine_of_a_session_that_has_ended(user, connect, garmin):
+    connect(user)
+    garmin.revoke(EMAIL)
+
+    assert check_session(user).engine == "garth"
+
+
 # A run
+
+
+def test_each_engine_has_its_own_counts(user, other_user, flawed, connect):
+    flawed("account_name")
+    connect(other_user)
+
+    report = check_sessions()
+
+    assert report.engines == {
+        "flawed": {"checked": 1, "active": 0, "expired": 0, "unknown": 1, "unreadable": 0},
+        "garth": {"checked": 1, "active": 1, "expired": 0, "unknown": 0, "unreadable": 0},
+    }
+
+
+def test_a_session_of_an_engine_that_is_not_installed_counts_under_its_name(user, connect):
+    connect(user)
+    states.update(engine="another")
+
+    assert check_sessions().engines["another"]["unreadable"] == 1
+
+
+def test_a_session_that_is_gone_counts_for_no_engine(user, other_user, connect):
+    connect(user)
+    connect(other_user, "ben@example.com")
+
+    report = check_sessions(on_check=lambda check: disconnect(other_user))
+
+    assert report.engines["garth"]["checked"] == 1
+
+
+def test_engines_are_listed_by_name(user, other_user, connect):
+    connect(user)
+    connect(other_user, "ben@example.com")
+    states.filter(user=other_user).update(engine="another")
+
+    assert list(check_sessions().as_dict()["engines"]) == ["another", "garth"]
 
 
 def test_each_result_is_handed_on(user, other_user, connect):

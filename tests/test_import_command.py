@@ -595,7 +595,9 @@ def test_an_unknown_engine_is_refused(call, user, token):
     result = call(token, "ana", "--engine", "nonsense")
 
     assert result.code == 1
-    assert result.errors == "There is no Garmin engine 'nonsense'. Known engines: garth."
+    assert result.errors == (
+        "There is no Garmin engine 'nonsense'. Known engines: garminconnect, garth."
+    )
     assert nothing_stored()
 
 

@@ -14,6 +14,7 @@ from garmin_auth.exceptions import (
     InvalidMFACode,
     TooManyAttempts,
 )
+from garmin_auth.failures import to_record
 from garmin_auth.login import (
     Connected,
     cancel_mfa,
@@ -22,7 +23,7 @@ from garmin_auth.login import (
     start_login,
     submit_mfa,
 )
-from garmin_auth.models import GarminAuthenticationState, Status
+from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
 
 from .conftest import EMAIL, PASSWORD, raw_row, state_of
 
@@ -259,6 +260,36 @@ def test_disconnecting_twice_says_so(user, connect):
 
     assert disconnect(user)
     assert not disconnect(user)
+
+
+@pytest.fixture(params=["failed", "interrupted"])
+def noted_failure(request, user):
+    """A login outside a request has not succeeded, and the row still says so."""
+    states = GarminAuthenticationState.objects
+    states.begin_login(user.pk, "a login", 60 if request.param == "failed" else -1)
+    if request.param == "failed":
+        states.fail_login(user.pk, "a login", to_record(InvalidCredentials()))
+    assert account_of(user).login_failure
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_noted_failure_is_nothing_to_disconnect(user, noted_failure, received):
+    assert not disconnect(user)
+    assert received == []
+
+
+def test_disconnecting_clears_a_noted_failure(user, noted_failure):
+    disconnect(user)
+
+    assert account_of(user).login_failure is None
+    assert state_of(user).ended_reason == EndedReason.NEVER
+
+
+def test_a_login_under_way_is_something_to_disconnect(user):
+    GarminAuthenticationState.objects.begin_login(user.pk, "a login", 60)
+
+    assert disconnect(user)
+    assert not account_of(user).login_under_way
 
 
 @pytest.mark.django_db(transaction=True)

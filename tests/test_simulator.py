@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -41,6 +42,18 @@ LOGIN_QUERY = (
 )
 LOGIN = f"{SSO}/mobile/api/login{LOGIN_QUERY}"
 VERIFY = f"{SSO}/mobile/api/mfa/verifyCode{LOGIN_QUERY}"
+IOS_SERVICE = "https://mobile.integration.garmin.com/gcm/ios"
+IOS_QUERY = f"?clientId=GCM_IOS_DARK&locale=en-US&service={IOS_SERVICE}"
+PORTAL_QUERY = "?clientId=GarminConnect&locale=en-US&service=https://connect.garmin.com/app"
+PORTAL_LOGIN = f"{SSO}/portal/api/login{PORTAL_QUERY}"
+PORTAL_VERIFY = f"{SSO}/portal/api/mfa/verifyCode{PORTAL_QUERY}"
+EMBED = f"{SSO}/sso/embed"
+WIDGET_LOGIN = f"{SSO}/sso/signin?service={EMBED}"
+WIDGET_SEND = f"{SSO}/sso/verifyMFA/mfaCode"
+WIDGET_VERIFY = f"{SSO}/sso/verifyMFA/loginEnterMfaCode?service={EMBED}"
+DIAUTH = "https://diauth.garmin.com/di-oauth2-service/oauth/token"
+DI_CLIENT = "GARMIN_CONNECT_MOBILE_ANDROID_DI_2025Q2"
+TICKET_GRANT = "https://connectapi.garmin.com/di-oauth2-service/oauth/grant/service_ticket"
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +106,77 @@ def ada_mfa(garmin):
 def as_ada(garmin, ada, http):
     http.headers["Authorization"] = bearer(garmin.issue_session(ada["email"]))
     return http
+
+
+def post_ios_login(http, email=ADA[0], password=ADA[1]):
+    http.get(f"{SSO}/mobile/sso/en_US/sign-in{IOS_QUERY}", timeout=5)
+    body = {"username": email, "password": password}
+    return http.post(f"{SSO}/mobile/api/login{IOS_QUERY}", json=body, timeout=5)
+
+
+def post_widget_login(http, email=ADA[0], password=ADA[1], **form):
+    http.get(EMBED, params={"id": "gauth-widget"}, timeout=5)
+    form = {"username": email, "password": password, "_csrf": csrf_of(open_widget(http))} | form
+    return http.post(WIDGET_LOGIN, data=form, timeout=5)
+
+
+def open_widget(http):
+    return http.get(WIDGET_LOGIN, timeout=5)
+
+
+def ask_widget_for_code(http, page, **changes):
+    body = {"customerGuid": script_of(page)["customerGuid"], "mfaMethod": "email"} | changes
+    return http.post(WIDGET_SEND, json=body, timeout=5)
+
+
+def post_widget_code(http, page, code, **form):
+    form = {"mfa-code": code, "_csrf": csrf_of(page), "fromPage": "setupEnterMfaCode"} | form
+    return http.post(WIDGET_VERIFY, data=form, timeout=5)
+
+
+def csrf_of(page):
+    return re.search(r'name="_csrf"\s+value="(.+?)"', page.text)[1]
+
+
+def script_of(page):
+    return dict(re.findall(r'var (\w+) = "([^"]*)";', page.text))
+
+
+def title_of(page):
+    return re.search("<title>(.+?)</title>", page.text)[1]
+
+
+def ticket_of(page):
+    return re.search(r'\?ticket=(ST-[^"&\s]+)', page.text)[1]
+
+
+def post_di(http, url=DIAUTH, basic=DI_CLIENT, **form):
+    form = {"client_id": DI_CLIENT} | form
+    return http.post(url, data=form, auth=(basic, ""), timeout=5)
+
+
+def exchange_ticket(http, ticket, service=IOS_SERVICE, **options):
+    form = {"grant_type": TICKET_GRANT, "service_ticket": ticket, "service_url": service}
+    return post_di(http, **form, **options)
+
+
+def refresh(http, token, **options):
+    return post_di(http, grant_type="refresh_token", refresh_token=token, **options)
+
+
+def issue_tokens(garmin, email=ADA[0], **options):
+    session = json.loads(garmin.issue_session(email, "garminconnect", **options))
+    return session["di_token"], session["di_refresh_token"]
+
+
+def claims_of(access_token):
+    payload = access_token.split(".")[1]
+    return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+
+
+def get_profile(http, access_token):
+    headers = {"Authorization": f"Bearer {access_token}"}
+    return http.get(PROFILE, headers=headers, timeout=5)
 
 
 def bearer(session):
@@ -502,6 +586,354 @@ def test_exchange_without_the_mfa_token_is_refused_in_other_words(garmin, ada_mf
     assert "OAuthToken is invalid" not in refused.value.response.text
 
 
+# What garminconnect asks: three flows
+
+BY_BOTH_DOORS = pytest.mark.parametrize(
+    ("page", "login", "verify"),
+    [
+        (SIGN_IN, LOGIN, VERIFY),
+        (f"{SSO}/portal/sso/en-US/sign-in{PORTAL_QUERY}", PORTAL_LOGIN, PORTAL_VERIFY),
+    ],
+    ids=["mobile", "portal"],
+)
+
+
+@BY_BOTH_DOORS
+def test_both_doors_log_in_with_a_code(garmin, ada_mfa, http, page, login, verify):
+    http.get(page, timeout=5)
+    answer = http.post(login, json={"username": ADA[0], "password": ADA[1]}, timeout=5)
+    assert answer.json()["responseStatus"]["type"] == "MFA_REQUIRED"
+
+    body = {"mfaMethod": "email", "mfaVerificationCode": garmin.mfa_code(ADA[0])}
+    answer = http.post(verify, json=body, timeout=5).json()
+
+    assert answer["serviceTicketId"].startswith("ST-")
+    assert answer["serviceURL"] == login.rpartition("service=")[2]
+
+
+def test_ios_login_without_the_cookies_of_sign_in_is_rate_limited(ada, http):
+    body = {"username": ADA[0], "password": ADA[1]}
+
+    assert http.post(f"{SSO}/mobile/api/login{IOS_QUERY}", json=body, timeout=5).status_code == 429
+
+
+def test_code_comes_in_by_the_other_door(garmin, ada_mfa, http):
+    post_ios_login(http)
+    body = {"mfaMethod": "email", "mfaVerificationCode": garmin.mfa_code(ADA[0])}
+
+    answer = http.post(PORTAL_VERIFY, json=body, timeout=5).json()
+
+    assert answer["serviceURL"] == IOS_SERVICE
+    assert exchange_ticket(http, answer["serviceTicketId"]).status_code == 200
+
+
+def test_wrong_codes_at_both_doors_count_together(garmin, ada_mfa, http):
+    post_ios_login(http)
+    code = garmin.mfa_code(ADA[0])
+    body = {"mfaMethod": "email", "mfaVerificationCode": wrong(code)}
+
+    for url in (VERIFY, PORTAL_VERIFY, VERIFY, PORTAL_VERIFY, VERIFY):
+        assert message(http.post(url, json=body, timeout=5)) == "codeEntryInvalid"
+
+    assert message(post_code(http, code)) == "codeEntryMaxLimit"
+
+
+def test_widget_logs_in(ada, http):
+    page = post_widget_login(http)
+
+    assert (page.status_code, title_of(page)) == (200, "Success")
+    assert exchange_ticket(http, ticket_of(page), EMBED).status_code == 200
+
+
+def test_widget_shows_the_form_again_after_a_wrong_password(ada, http):
+    page = post_widget_login(http, password="wrong")
+
+    assert (page.status_code, title_of(page)) == (401, "GARMIN Authentication Application")
+    assert script_of(page) == {}
+    again = {"username": ADA[0], "password": ADA[1], "_csrf": csrf_of(page)}
+    assert title_of(http.post(WIDGET_LOGIN, data=again, timeout=5)) == "Success"
+
+
+@pytest.mark.parametrize("csrf", ["", "GUESS"])
+def test_widget_refuses_a_form_that_is_not_its_own(garmin, ada, http, csrf):
+    assert post_widget_login(http, _csrf=csrf).status_code == 403
+
+
+def test_widget_refuses_a_form_without_cookies(ada, http):
+    csrf = csrf_of(open_widget(http))
+    http.cookies.clear()
+
+    form = {"username": ADA[0], "password": ADA[1], "_csrf": csrf}
+
+    assert http.post(WIDGET_LOGIN, data=form, timeout=5).status_code == 403
+
+
+def test_widget_sends_a_code_when_asked_to(garmin, ada_mfa, http):
+    page = post_widget_login(http)
+    script = script_of(page)
+    assert (script["mfaMethod"], script["codeSentTo"]) == ("email", "")
+    with pytest.raises(LookupError, match="No code has been sent"):
+        garmin.mfa_code(ADA[0])
+
+    assert ask_widget_for_code(http, page).status_code == 200
+    page = post_widget_code(http, page, garmin.mfa_code(ADA[0]))
+
+    assert title_of(page) == "Success"
+    assert exchange_ticket(http, ticket_of(page), EMBED).status_code == 200
+
+
+def test_widget_sends_no_code_for_another_account(garmin, ada_mfa, http):
+    page = post_widget_login(http)
+
+    assert ask_widget_for_code(http, page, customerGuid="another").status_code == 400
+
+
+def test_widget_sends_no_code_before_a_login(ada_mfa, http):
+    open_widget(http)
+
+    assert http.post(WIDGET_SEND, json={"mfaMethod": "email"}, timeout=5).status_code == 400
+
+
+@pytest.mark.parametrize(("method", "word"), [("phone", "sms"), ("totp", "totp")])
+def test_widget_names_the_method_in_its_own_word(garmin, http, method, word):
+    garmin.add_account(*ADA, mfa=True, mfa_method=method)
+
+    assert script_of(post_widget_login(http))["mfaMethod"] == word
+
+
+def test_widget_has_nothing_to_send_to_an_authenticator(garmin, http):
+    garmin.add_account(*ADA, mfa=True, mfa_method="totp")
+    page = post_widget_login(http)
+
+    assert title_of(post_widget_code(http, page, garmin.mfa_code(ADA[0]))) == "Success"
+
+
+def test_widget_refuses_the_code_that_another_one_has_replaced(garmin, ada_mfa, http):
+    page = post_widget_login(http)
+    codes = []
+    while len(set(codes)) < 2:
+        ask_widget_for_code(http, page)
+        codes.append(garmin.mfa_code(ADA[0]))
+
+    assert title_of(post_widget_code(http, page, codes[0])) != "Success"
+    assert title_of(post_widget_code(http, page, codes[-1])) == "Success"
+
+
+def test_widget_takes_the_right_code_after_a_wrong_one(garmin, ada_mfa, http):
+    page = post_widget_login(http)
+    ask_widget_for_code(http, page)
+    code = garmin.mfa_code(ADA[0])
+
+    again = post_widget_code(http, page, wrong(code))
+
+    assert title_of(again) == "GARMIN Authentication Application"
+    assert "codeEntryInvalid" in again.text
+    assert csrf_of(again) == csrf_of(page)
+    assert title_of(post_widget_code(http, page, code)) == "Success"
+
+
+def test_widget_says_that_a_code_comes_too_late(garmin, ada_mfa, http):
+    page = post_widget_login(http)
+    ask_widget_for_code(http, page)
+    garmin.expire_mfa(ADA[0])
+
+    assert "codeEntryExpired" in post_widget_code(http, page, garmin.mfa_code(ADA[0])).text
+
+
+@pytest.mark.parametrize("csrf", ["", "GUESS"])
+def test_widget_refuses_a_code_in_a_form_that_is_not_its_own(garmin, ada_mfa, http, csrf):
+    page = post_widget_login(http)
+    ask_widget_for_code(http, page)
+
+    refused = post_widget_code(http, page, garmin.mfa_code(ADA[0]), _csrf=csrf)
+
+    assert refused.status_code == 403
+
+
+# What garminconnect asks: diauth
+
+
+def test_ticket_is_exchanged_for_tokens_that_the_api_takes(ada, http):
+    ticket = post_ios_login(http).json()["serviceTicketId"]
+
+    tokens = exchange_ticket(http, ticket).json()
+
+    claims = claims_of(tokens["access_token"])
+    assert (claims["client_id"], claims["iss"]) == (DI_CLIENT, "https://diauth.garmin.com")
+    assert claims["exp"] == pytest.approx(time.time() + tokens["expires_in"], abs=5)
+    assert get_profile(http, tokens["access_token"]).json()["userName"] == ADA[0]
+    assert refresh(http, tokens["refresh_token"]).status_code == 200
+
+
+def test_ticket_is_exchanged_once(ada, http):
+    ticket = post_ios_login(http).json()["serviceTicketId"]
+    exchange_ticket(http, ticket)
+
+    again = exchange_ticket(http, ticket)
+
+    assert (again.status_code, again.json()["error"]) == (400, "invalid_grant")
+
+
+def test_ticket_of_another_service_is_refused(ada, http):
+    ticket = post_ios_login(http).json()["serviceTicketId"]
+
+    assert exchange_ticket(http, ticket, EMBED).json()["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize(
+    "client",
+    [{"client_id": "STRANGER", "basic": "STRANGER"}, {"basic": "STRANGER"}, {"client_id": ""}],
+)
+def test_ticket_survives_a_client_that_diauth_does_not_know(ada, http, client):
+    ticket = post_ios_login(http).json()["serviceTicketId"]
+
+    refused = exchange_ticket(http, ticket, **client)
+
+    assert (refused.status_code, refused.json()["error"]) == (401, "invalid_client")
+    assert exchange_ticket(http, ticket).status_code == 200
+
+
+@pytest.mark.parametrize("authorization", ["", "Basic ~~~", "Basic /w==", f"Bearer {DI_CLIENT}"])
+def test_client_that_does_not_name_itself_is_refused(garmin, ada, http, authorization):
+    form = {"grant_type": "refresh_token", "refresh_token": issue_tokens(garmin)[1]}
+    headers = {"Authorization": authorization}
+
+    refused = http.post(DIAUTH, data=form | {"client_id": DI_CLIENT}, headers=headers, timeout=5)
+
+    assert refused.json()["error"] == "invalid_client"
+
+
+def test_unknown_grant_is_refused(http):
+    refused = post_di(http, grant_type="password")
+
+    assert (refused.status_code, refused.json()["error"]) == (400, "unsupported_grant_type")
+
+
+def test_refresh_token_works_once(garmin, ada, http):
+    _, first = issue_tokens(garmin)
+
+    second = refresh(http, first).json()["refresh_token"]
+
+    refused = refresh(http, first)
+    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_grant")
+    assert refresh(http, second).status_code == 200
+
+
+def test_parallel_refreshes_spend_a_token_once(garmin, ada, http):
+    _, token = issue_tokens(garmin)
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda _: refresh(http, token).status_code, range(8)))
+
+    assert sorted(statuses) == [200] + [400] * 7
+
+
+def test_refresh_token_stays_where_rotation_is_off(garmin, ada, http):
+    garmin.rotate_refresh_tokens = False
+    _, token = issue_tokens(garmin)
+
+    assert [refresh(http, token).json()["refresh_token"] for _ in "ab"] == [token, token]
+
+
+def test_lost_answer_of_a_refresh_spends_the_token(garmin, ada, http):
+    _, token = issue_tokens(garmin)
+    garmin.fail("di_refresh", "drop_after")
+
+    with pytest.raises(requests.exceptions.ConnectionError):
+        refresh(http, token)
+
+    assert refresh(http, token).json()["error"] == "invalid_grant"
+
+
+def test_refresh_token_of_another_client_is_refused(garmin, ada, http):
+    _, token = issue_tokens(garmin)
+    other = "GARMIN_CONNECT_MOBILE_IOS_DI"
+
+    assert refresh(http, token, client_id=other, basic=other).json()["error"] == "invalid_grant"
+
+
+def test_refresh_token_of_garmin_china_is_refused_elsewhere(garmin, ada, http):
+    _, token = issue_tokens(garmin, domain="garmin.cn")
+
+    assert refresh(http, token).json()["error"] == "invalid_grant"
+    china = DIAUTH.replace("garmin.com", "garmin.cn")
+    answer = refresh(http, token, url=china).json()
+    assert claims_of(answer["access_token"])["iss"] == "https://diauth.garmin.cn"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [lambda garmin: garmin.revoke(ADA[0]), lambda garmin: garmin.set_password(ADA[0], "new")],
+    ids=["revoked", "signed out everywhere"],
+)
+def test_ended_session_is_dead_at_the_refresh(garmin, ada, http, end):
+    access, token = issue_tokens(garmin)
+
+    end(garmin)
+
+    assert get_profile(http, access).status_code == 401
+    refused = refresh(http, token)
+    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_grant")
+
+
+def test_password_change_alone_ends_no_session(garmin, ada, http):
+    _, token = issue_tokens(garmin)
+
+    garmin.set_password(ADA[0], "new", sign_out_everywhere=False)
+
+    assert refresh(http, token).status_code == 200
+
+
+def test_forgotten_access_token_is_refreshed(garmin, ada, http):
+    access, token = issue_tokens(garmin)
+    garmin.expire_access_tokens()
+    assert "Token is not active" in get_profile(http, access).headers["www-authenticate"]
+
+    fresh = refresh(http, token).json()["access_token"]
+
+    assert get_profile(http, fresh).status_code == 200
+
+
+def test_access_token_of_an_expired_session_says_so_itself(garmin, ada, http):
+    access, _ = issue_tokens(garmin, access_expired=True)
+
+    assert claims_of(access)["exp"] < time.time()
+    assert get_profile(http, access).status_code == 401
+
+
+def test_session_of_an_unknown_engine_is_a_value_error(garmin, ada):
+    with pytest.raises(ValueError, match="garminconnect, garth"):
+        garmin.issue_session(ADA[0], "fitbit")
+
+
+@pytest.mark.parametrize(
+    ("log_in", "service"),
+    [
+        (lambda http: post_ios_login(http).json()["serviceTicketId"], IOS_SERVICE),
+        (lambda http: ticket_of(post_widget_login(http)), EMBED),
+    ],
+    ids=["ios", "widget"],
+)
+def test_ticket_at_its_service_gives_a_cookie_that_the_api_takes(ada, http, log_in, service):
+    ticket = log_in(http)
+
+    http.get(service, params={"ticket": ticket}, timeout=5)
+
+    cookie = {"Cookie": f"JWT_WEB={http.cookies['JWT_WEB']}"}
+    http.cookies.clear()
+    assert http.get(PROFILE, headers=cookie, timeout=5).json()["userName"] == ADA[0]
+    assert exchange_ticket(http, ticket, service).status_code == 400
+
+
+def test_spent_ticket_gives_no_cookie(ada, http):
+    ticket = post_ios_login(http).json()["serviceTicketId"]
+    exchange_ticket(http, ticket)
+
+    http.get(IOS_SERVICE, params={"ticket": ticket}, timeout=5)
+
+    assert "JWT_WEB" not in http.cookies
+
+
 # The API
 
 
@@ -660,6 +1092,14 @@ def tunnel(garmin, context, host="sso.garmin.com"):
     plain.sendall(f"CONNECT {host}:443 HTTP/1.1\r\n\r\n".encode())
     assert plain.recv(1000).startswith(b"HTTP/1.1 200")
     return context.wrap_socket(plain, server_hostname=host)
+
+
+def test_server_speaks_http_1_also_to_who_would_rather_have_2(garmin):
+    context = ssl.create_default_context(cafile=garmin.ca_bundle)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+
+    with tunnel(garmin, context) as connection:
+        assert connection.selected_alpn_protocol() == "http/1.1"
 
 
 @pytest.mark.parametrize("noise", [b"\x16\x03\x01", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nx\r\n\r\n"])
@@ -930,9 +1370,81 @@ def test_fault_of_one_account_spares_the_others(garmin, as_ada, http):
 
 
 @pytest.mark.parametrize(
+    ("fault", "options", "status", "error"),
+    [
+        ("invalid_grant", {}, 400, "invalid_grant"),
+        ("oauth_error", {}, 400, "invalid_client"),
+        ("oauth_error", {"error": "server_error", "status": 500}, 500, "server_error"),
+    ],
+)
+def test_refresh_faults_leave_the_token(garmin, ada, http, fault, options, status, error):
+    _, token = issue_tokens(garmin)
+    garmin.fail("di_refresh", fault, **options)
+
+    refused = refresh(http, token)
+
+    assert (refused.status_code, refused.json()["error"]) == (status, error)
+    assert refresh(http, token).status_code == 200
+
+
+@pytest.mark.parametrize("step", ["verify_code", "portal_verify_code"])
+def test_error_may_be_a_string(garmin, ada_mfa, http, step):
+    post_ios_login(http)
+    garmin.fail(step, "error_string")
+
+    answer = http.post(VERIFY if step == "verify_code" else PORTAL_VERIFY, json={}, timeout=5)
+
+    assert (answer.status_code, type(answer.json()["error"])) == (404, str)
+
+
+@pytest.mark.parametrize("title", ["Account Locked", "Unable to sign in"])
+def test_widget_page_can_have_another_title(garmin, ada, http, title):
+    garmin.fail("widget_login", "titled_page", title=title)
+
+    assert title_of(post_widget_login(http)) == title
+
+
+@pytest.mark.parametrize(
+    ("step", "ask"),
+    [
+        ("login", post_ios_login),
+        ("portal_login", lambda http: http.post(PORTAL_LOGIN, json={"username": ADA[0]})),
+        ("portal_verify_code", lambda http: http.post(PORTAL_VERIFY, json={})),
+        ("widget_login", post_widget_login),
+        ("widget_send_code", lambda http: ask_widget_for_code(http, post_widget_login(http))),
+        ("widget_verify_code", lambda http: post_widget_code(http, post_widget_login(http), "1")),
+    ],
+)
+def test_fault_of_one_account_finds_it_at_every_step(garmin, ada_mfa, http, step, ask):
+    garmin.add_account(*BOB)
+    garmin.fail(step, "status", account=BOB[0], status=500)
+    garmin.fail(step, "status", account=ADA[0], status=502)
+    if step == "portal_verify_code":
+        post_ios_login(http)
+
+    assert ask(http).status_code == 502
+
+
+@pytest.mark.parametrize("step", ["di_exchange", "di_refresh", "jwt_web"])
+def test_fault_of_one_account_finds_its_ticket_and_tokens(garmin, ada, http, step):
+    garmin.fail(step, "status", account=ADA[0], times=None, status=502)
+    ticket = post_ios_login(http).json()["serviceTicketId"]
+    ask = {
+        "di_exchange": lambda: exchange_ticket(http, ticket),
+        "di_refresh": lambda: refresh(http, issue_tokens(garmin)[1]),
+        "jwt_web": lambda: http.get(IOS_SERVICE, params={"ticket": ticket}, timeout=5),
+    }
+
+    assert ask[step]().status_code == 502
+    assert garmin.log[-1]["account"] == ADA[0]
+
+
+@pytest.mark.parametrize(
     ("args", "options", "named"),
     [
         (("logon", "status"), {}, "verify_code"),
+        (("exchange", "invalid_grant"), {}, "di_refresh"),
+        (("login", "titled_page"), {}, "widget_login"),
         (("login", "flood"), {}, "rate_limited"),
         (("login", "dead"), {}, "exchange"),
         (("login", "status"), {"code": 1}, "headers"),
@@ -1009,8 +1521,23 @@ def test_log_holds_no_secrets(garmin, ada_mfa, new_client):
         assert secret not in log
 
 
+def test_log_of_diauth_and_the_widget_holds_no_secrets(garmin, ada_mfa, http):
+    page = post_widget_login(http)
+    ask_widget_for_code(http, page)
+    code = garmin.mfa_code(ADA[0])
+    ticket = ticket_of(post_widget_code(http, page, code))
+    tokens = exchange_ticket(http, ticket, EMBED).json()
+    refresh(http, tokens["refresh_token"])
+    http.get(EMBED, params={"ticket": ticket}, timeout=5)
+
+    log = json.dumps(garmin.log)
+
+    for secret in (ADA[1], code, ticket, tokens["refresh_token"], tokens["access_token"]):
+        assert secret not in log
+
+
 def test_path_no_client_uses_is_counted_as_other(garmin, http):
-    assert http.get(f"{SSO}/sso/signin", timeout=5).status_code == 404
+    assert http.get(f"{SSO}/sso/login", timeout=5).status_code == 404
     assert http.get(EXCHANGE, timeout=5).status_code == 404
     assert garmin.counts["other"] == 2
 
@@ -1118,6 +1645,7 @@ def test_remote_has_the_methods_and_properties(garmin):
     account = remote.add_account(*ADA, mfa=True, full_name="Ada Lovelace")
     remote.latency = 0.01
     remote.access_token_lifetime = 60
+    remote.rotate_refresh_tokens = False
     session = remote.issue_session(account["email"])
     remote.fail("sign_in", "status", times=None, status=500)
 
@@ -1126,9 +1654,12 @@ def test_remote_has_the_methods_and_properties(garmin):
     assert json.loads(base64.b64decode(session))[1]["expires_in"] == 60
     assert remote.settings == garmin.settings
     assert remote.environment == garmin.environment
+    assert remote.library_environment == garmin.library_environment
+    assert not garmin.rotate_refresh_tokens
+    assert "di_token" in json.loads(remote.issue_session(ADA[0], engine="garminconnect"))
     assert remote.counts == garmin.counts
     remote.reset()
-    assert garmin.access_token_lifetime == 75017
+    assert (garmin.access_token_lifetime, garmin.rotate_refresh_tokens) == (75017, True)
 
 
 def test_remote_is_found_by_its_proxy_url_too(garmin):

@@ -8,7 +8,21 @@ import pytest
 
 from tests.conftest import ROOT
 
-SLOW = ("garth", "requests", "pydantic", "logfire", "urllib3", "celery", "trustme", "oauthlib")
+SLOW = (
+    "garth",
+    "garminconnect",
+    "curl_cffi",
+    "ua_generator",
+    "requests",
+    "pydantic",
+    "logfire",
+    "urllib3",
+    "celery",
+    "kombu",
+    "tqdm",
+    "trustme",
+    "oauthlib",
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +51,27 @@ def test_starting_django_does_not_import(imported, name):
     assert not [module for module in imported if module.partition(".")[0] == name]
 
 
-def test_starting_django_loads_no_engine(run_python):
+@pytest.mark.parametrize("engine", ["garth", "garminconnect"])
+def test_starting_django_loads_no_engine(run_python, tmp_path, engine):
     """Modules that Django imports by name are missing in what -X importtime prints."""
+    (tmp_path / "site_settings.py").write_text(
+        f"from tests.settings import *\nGARMIN_AUTH_ENGINE = {engine!r}"
+    )
     output = run_python(
         "import sys\n"
         "from django.core.management import call_command\n"
-        "call_command('check', verbosity=0)\n"
+        "call_command('check', verbosity=0, fail_level='CRITICAL')\n"
         "import garmin_auth.models, garmin_auth.login, garmin_auth.sessions, garmin_auth.urls\n"
-        "print(*sys.modules)"
+        "import garmin_auth.management.commands.check_garmin_sessions\n"
+        "from django.conf import settings\n"
+        f"assert settings.GARMIN_AUTH_ENGINE == {engine!r}\n"
+        "print(*sys.modules)",
+        DJANGO_SETTINGS_MODULE="site_settings",
+        PYTHONPATH=str(tmp_path),
     )
 
     loaded = {name for name in output.split() if not name.startswith("garmin_auth.testing")}
     assert "garmin_auth.sessions" in loaded
-    assert not {"garmin_auth.engines.garth", "garmin_auth.engines.transport"} & loaded
+    engines = ("garth", "garminconnect", "transport", "curl")
+    assert not {f"garmin_auth.engines.{name}" for name in engines} & loaded
     assert not {name.partition(".")[0] for name in loaded} & set(SLOW)

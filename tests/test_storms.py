@@ -269,10 +269,13 @@ def test_eight_processes_lose_two_sessions_at_the_most(people, garmin, start_pyt
     connections.close_all()
 
     checks = [start_python("manage.py", "check_garmin_sessions", **WRONG_KEY) for _ in range(8)]
+    codes = set()
     for process in checks:
         process.communicate(timeout=120)
-        assert process.returncode == 4
+        codes.add(process.returncode)
 
+    assert 4 in codes
+    assert codes <= {0, 4}  # They share the work: for the late ones there may be none.
     left = states.with_session().count()
     print(f"{REFUSED} sessions, 8 processes, a wrong key: {REFUSED - left} lost")
     assert left >= REFUSED - 2

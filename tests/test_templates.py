@@ -12,13 +12,19 @@ from django.urls import include, path
 from django.utils import timezone
 
 import garmin_auth
+from garmin_auth import assets, pauses
+from garmin_auth.assets import url_of, version_of
+from garmin_auth.exceptions import InvalidCredentials
+from garmin_auth.failures import to_record
 from garmin_auth.login import start_login
 from garmin_auth.models import EndedReason, GarminAuthenticationState
 from tests.conftest import EMAIL, PASSWORD
 from tests.test_accounts import damage
 
 STATUS, LOGIN, MFA = "/garmin/", "/garmin/login/", "/garmin/mfa/"
+PROGRESS = "/garmin/login/progress/"
 CSS = files("garmin_auth").joinpath("garmin_auth.css").read_text()
+SCRIPT = files("garmin_auth").joinpath("garmin_auth.js").read_text()
 TEMPLATES = sorted((Path(garmin_auth.__file__).parent / "templates").rglob("*.html"))
 
 # A site that has nothing but our pages.
@@ -71,6 +77,14 @@ class Browser(Client):
         self.connect(self.user)
         states.disconnect(self.user.pk, EndedReason.STAFF)
 
+    def begin_outside(self):
+        """Begin a login outside the request."""
+        states.begin_login(self.user.pk, "a login", 60)
+
+    def fail_outside(self):
+        self.begin_outside()
+        states.fail_login(self.user.pk, "a login", to_record(InvalidCredentials()))
+
     def damage(self):
         self.connect(self.user)
         damage(self.user, "session_data")
@@ -98,6 +112,18 @@ def connected_and_pending(browser):
 
 def too_late(browser):
     browser.expire_challenge()
+    return browser.get(STATUS)
+
+
+def ends_soon(browser):
+    browser.connect(browser.user)
+    states.update(session_ends_at=timezone.now() + timedelta(days=29))
+    return browser.get(STATUS)
+
+
+def overdue(browser):
+    browser.connect(browser.user)
+    states.update(session_ends_at=timezone.now() - timedelta(days=1))
     return browser.get(STATUS)
 
 
@@ -143,6 +169,65 @@ def login_incomplete(browser):
     return browser.post(LOGIN, {"email": "ana"})
 
 
+def login_rate_limited(browser):
+    browser.garmin.fail("login", "rate_limited", retry_after=300)
+    return browser.post(LOGIN, {"email": EMAIL, "password": PASSWORD})
+
+
+def login_when_the_site_pauses(browser):
+    pauses.begin(pauses.SITE, 300)
+    return browser.get(LOGIN)
+
+
+def login_failed_outside(browser):
+    browser.fail_outside()
+    return browser.get(LOGIN, {"next": "/after/"})
+
+
+def login_failed_outside_when_pending(browser):
+    browser.begin()
+    browser.fail_outside()
+    return browser.get(LOGIN)
+
+
+def login_rejected_after_one_outside(browser):
+    browser.fail_outside()
+    return browser.post(LOGIN, {"email": EMAIL, "password": "wrong"})
+
+
+def progress(browser):
+    browser.begin_outside()
+    return browser.get(PROGRESS, {"next": "/after/"})
+
+
+def progress_when_connected(browser):
+    browser.connect(browser.user)
+    browser.begin_outside()
+    return browser.get(PROGRESS)
+
+
+def under_way(browser):
+    browser.begin_outside()
+    return browser.get(STATUS, {"next": "/after/"})
+
+
+def connected_and_under_way(browser):
+    browser.connect(browser.user)
+    browser.begin_outside()
+    return browser.get(STATUS)
+
+
+def failed_outside(browser):
+    browser.fail_outside()
+    return browser.get(STATUS)
+
+
+def code_when_under_way(browser):
+    browser.begin()
+    browser.begin_outside()
+    return browser.get(MFA)
+
+
 def code(browser):
     browser.begin()
     return browser.get(MFA, {"next": "/after/"})
@@ -165,6 +250,12 @@ def code_not_judged(browser):
     return browser.post(MFA, {"code": "123456"})
 
 
+def code_rate_limited(browser):
+    browser.begin()
+    browser.garmin.fail("verify_code", "rate_limited", retry_after=300)
+    return browser.post(MFA, {"code": "123456"})
+
+
 def code_too_late(browser):
     browser.expire_challenge()
     return browser.get(MFA)
@@ -180,6 +271,8 @@ PAGES = [
     pending,
     connected_and_pending,
     too_late,
+    ends_soon,
+    overdue,
     ended_by_garmin,
     ended_by_staff,
     unreadable,
@@ -189,19 +282,49 @@ PAGES = [
     login_when_unreadable,
     login_rejected,
     login_incomplete,
+    login_rate_limited,
+    login_when_the_site_pauses,
+    login_failed_outside,
+    login_failed_outside_when_pending,
+    login_rejected_after_one_outside,
+    progress,
+    progress_when_connected,
+    under_way,
+    connected_and_under_way,
+    failed_outside,
+    code_when_under_way,
     code,
     code_rejected,
     code_incomplete,
     code_not_judged,
+    code_rate_limited,
     code_too_late,
     code_for_nothing,
 ]
 FAILED = [
     login_rejected,
     login_incomplete,
+    login_rate_limited,
+    login_failed_outside,
+    login_failed_outside_when_pending,
+    login_rejected_after_one_outside,
     code_rejected,
     code_incomplete,
     code_not_judged,
+    code_rate_limited,
+]
+
+
+# A login under way, and the time left for a code.
+MOVING = [
+    progress,
+    progress_when_connected,
+    code,
+    code_when_under_way,
+    code_rejected,
+    code_incomplete,
+    code_not_judged,
+    code_rate_limited,
 ]
 
 
@@ -223,8 +346,28 @@ def failed_page(request, browser):
 # A strict Content-Security-Policy
 
 
-def test_no_page_has_a_script(page):
-    assert "<script" not in page.source.lower()
+def test_no_page_has_an_inline_script(page):
+    assert "".join(re.findall(r"<script[^>]*>(.*?)</script>", page.source, re.S | re.I)) == ""
+    assert all("src" in attrs for attrs in page.all("script"))
+    assert "javascript:" not in page.source.lower()
+
+
+@pytest.mark.parametrize("shown", PAGES, ids=lambda shown: shown.__name__)
+def test_only_what_moves_has_a_script(browser, shown):
+    scripts = Page(shown(browser)).all("script")
+    ours = [{"src": url_of("script"), "defer": None}]
+    assert scripts == (ours if shown in MOVING else [])
+
+
+def test_the_script_makes_no_markup_and_no_code():
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function", SCRIPT
+    )
+
+
+def test_the_script_asks_nobody_but_this_site():
+    assert "//" not in re.sub(r"//.*", "", SCRIPT)
+    assert SCRIPT.count("fetch(") == 1
 
 
 def test_no_page_has_an_inline_style(page):
@@ -323,6 +466,38 @@ def test_a_date_says_its_exact_time_to_machines(browser):
     assert all(datetime.fromisoformat(time).tzinfo for time in times)
 
 
+def test_the_progress_is_read_out_as_it_changes(browser):
+    page = Page(progress(browser))
+    elements = page.elements
+    region = elements.index(("div", {"role": "status"}))
+    assert elements[region + 1][1]["id"] == "ga-progress"
+
+
+def test_the_script_finds_what_it_looks_for(browser):
+    pages = Page(code(browser)), Page(progress(browser))
+    ids = {name for page in pages for name in page.ids()}
+    assert set(re.findall(r'(?:getElementById\(|\[\[?)"([^"]+)"', SCRIPT)) <= ids
+    data = {name for page in pages for attrs in page.all("p") for name in attrs}
+    assert {f"data-{n}" for n in re.findall(r"dataset\.(\w+)", SCRIPT)} <= data
+
+
+def test_the_time_left_is_said_only_at_moments_that_matter(browser):
+    page = Page(code(browser))
+    region = page.elements.index(("div", {"role": "status"}))
+    assert page.elements[region + 1][1]["id"] == "ga-said"
+    assert {"id": "ga-left", "role": "timer"} in page.all("span")  # Which is not read out.
+
+
+def test_without_scripts_there_is_no_countdown(browser):
+    [line] = [a for a in Page(code(browser)).all("p") if a.get("id") == "ga-countdown"]
+    assert "hidden" in line
+    assert 590 <= int(line["data-seconds"]) <= 600
+
+
+def test_nothing_moves_where_that_is_not_wanted():
+    assert "prefers-reduced-motion" in CSS
+
+
 # Little is needed
 
 
@@ -354,10 +529,31 @@ def test_a_form_has_its_csrf_token_without_a_context_processor(bare_site, browse
     assert 'name="csrfmiddlewaretoken"' in Page(shown(browser)).source
 
 
+def test_the_script_is_served_to_anybody(client):
+    response = client.get("/garmin/script.js")
+    assert (response.status_code, response["Content-Type"]) == (
+        200,
+        "text/javascript; charset=utf-8",
+    )
+    assert response.content.decode() == SCRIPT
+    assert response["Cache-Control"] == "public, max-age=3600"
+
+
 def test_the_stylesheet_is_served_to_anybody(client):
     response = client.get("/garmin/style.css")
     assert (response.status_code, response["Content-Type"]) == (200, "text/css; charset=utf-8")
     assert response.content.decode() == CSS
+
+
+@pytest.mark.parametrize("name", ["stylesheet", "script"])
+def test_a_file_of_this_version_may_be_cached_for_long(client, name):
+    assert client.get(url_of(name))["Cache-Control"] == "public, max-age=31536000, immutable"
+
+
+@pytest.mark.parametrize("name", ["stylesheet", "script"])
+def test_a_file_of_another_version_may_not(client, name):
+    url = f"{url_of(name)}0"
+    assert client.get(url)["Cache-Control"] == "public, max-age=3600"
 
 
 def test_the_stylesheet_is_served_where_all_views_need_a_login(client, settings):
@@ -373,7 +569,15 @@ def test_the_stylesheet_may_be_cached(client):
 
 
 def test_every_page_has_the_stylesheet(page):
-    assert {"rel": "stylesheet", "href": "/garmin/style.css"} in page.all("link")
+    assert {"rel": "stylesheet", "href": url_of("stylesheet")} in page.all("link")
+
+
+def test_a_file_has_another_url_when_it_changes(monkeypatch):
+    before = url_of("script")
+    version_of.cache_clear()
+    monkeypatch.setattr(assets, "content_of", lambda name: b"another release")
+    assert url_of("script") != before
+    version_of.cache_clear()
 
 
 # A site's own
@@ -391,7 +595,7 @@ def own_template(settings, tmp_path):
     return write
 
 
-@pytest.mark.parametrize("shown", [not_connected, login, code])
+@pytest.mark.parametrize("shown", [not_connected, login, code, progress])
 def test_a_sites_own_base_replaces_ours(browser, own_template, shown):
     own_template("base.html", "<h2>Our site</h2>{% block content %}{% endblock %}")
     page = Page(shown(browser))
@@ -406,7 +610,8 @@ def test_a_sites_own_form_replaces_ours(browser, own_template):
 
 
 def test_there_are_templates():
-    assert {"base.html", "status.html", "login.html", "mfa.html"} <= {t.name for t in TEMPLATES}
+    names = {"base.html", "status.html", "login.html", "mfa.html", "progress.html"}
+    assert names <= {t.name for t in TEMPLATES}
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)

@@ -16,6 +16,7 @@ from django.urls import include, path
 from django.utils import timezone
 from django.views.debug import get_exception_reporter_class
 
+from garmin_auth import pauses
 from garmin_auth.engines.garth import GarthEngine
 from garmin_auth.forms import LoginForm, MFAForm
 from garmin_auth.login import start_login
@@ -37,6 +38,7 @@ class BrokenEngine(GarthEngine):
     """An engine with a bug, which knows secrets when it meets it."""
 
     name = "broken"
+    login_note = ""
 
     def login(self, email, password):
         raise AttributeError("a bug")
@@ -360,6 +362,47 @@ def test_the_status_says_as_whom(browser, account):
     assert EMAIL in words(browser.get(STATUS))
 
 
+def test_the_status_says_when_garmin_last_answered(browser, user, connect):
+    state = connect(user)
+    GarminAuthenticationState.objects.mark_validated(state.pk, state.connected_at)
+    ago = timezone.now() - timedelta(hours=3, minutes=5)
+    GarminAuthenticationState.objects.update(last_validated=ago)
+    page = words(browser.get(STATUS))
+    assert "3 hours ago" in page
+    assert f'<time datetime="{ago.isoformat()}">' in page
+
+
+def test_the_status_says_when_garmin_last_answered_in_the_current_zone(
+    browser, user, connect, settings
+):
+    settings.TIME_ZONE = "Asia/Tokyo"
+    connect(user)
+    worked = datetime(2026, 1, 1, 20, 10, tzinfo=UTC)
+    GarminAuthenticationState.objects.update(last_validated=worked)
+    page = words(browser.get(STATUS))
+    assert '<time datetime="2026-01-02T05:10:00+09:00">Jan. 2, 2026, 5:10 a.m. JST</time>' in page
+
+
+def test_the_status_says_through_what(browser, user, connect):
+    connect(user)
+    assert "<dt>Connected through</dt><dd>garth</dd>" in words(browser.get(STATUS))
+
+
+@pytest.mark.parametrize(
+    ("days", "said"),
+    [(31, ""), (29, "This connection ends by itself on "), (-1, "may end any day now")],
+)
+def test_the_status_says_that_the_session_ends_soon(browser, user, connect, days, said):
+    connect(user)
+    ends_at = timezone.now() + timedelta(days=days)
+    GarminAuthenticationState.objects.update(session_ends_at=ends_at)
+    page = words(browser.get(STATUS))
+    assert said in page
+    assert ("so that nothing is missed" in page) is bool(said)
+    # Then connecting again is the one thing to do.
+    assert f'<a class="ga-button{"" if said else " ga-quiet"}" href="{LOGIN}">' in page
+
+
 def test_the_status_tells_of_session_and_pending_login_alike(browser, user, connect, pending):
     connect(user)
     browser.post(LOGIN, FORM)
@@ -586,6 +629,63 @@ def test_a_rate_limit_says_how_long_to_wait(browser, account, garmin, seconds, w
     assert f"try again in {wait}" in words(browser.post(LOGIN, FORM))
 
 
+def clock(page, label):
+    """The time that follows these words on the page."""
+    return datetime.fromisoformat(page.split(f'{label} <time datetime="')[1].split('"')[0])
+
+
+def test_a_rate_limit_says_until_when_it_lasts(browser, account, garmin):
+    garmin.fail("login", "rate_limited", retry_after=300)
+    until = clock(words(browser.post(LOGIN, FORM)), "You can try again from")
+    assert timedelta(seconds=290) < until - timezone.now() <= timedelta(seconds=300)
+
+
+def test_a_pause_says_until_when_without_asking_garmin(browser, account, garmin):
+    garmin.fail("login", "rate_limited", retry_after=300)
+    browser.post(LOGIN, FORM)
+    asked = sum(garmin.counts.values())
+    until = clock(words(browser.post(LOGIN, FORM)), "You can try again from")
+    assert timedelta(seconds=290) < until - timezone.now() <= timedelta(seconds=300)
+    assert sum(garmin.counts.values()) == asked
+
+
+def test_a_rate_limit_without_a_time_names_none(browser, account, garmin):
+    garmin.fail("login", "rate_limited")
+    assert "You can try again from" not in words(browser.post(LOGIN, FORM))
+
+
+def test_the_form_stays_usable_during_a_pause(browser, account, garmin):
+    garmin.fail("login", "rate_limited", retry_after=300)
+    garmin.add_account("other@example.com", PASSWORD)
+    browser.post(LOGIN, FORM)
+    assert browser.post(LOGIN, {**FORM, "email": "other@example.com"}).url == STATUS
+
+
+def test_the_login_page_says_until_when_the_site_pauses(browser):
+    pauses.begin(pauses.SITE, 300)
+    until = clock(words(browser.get(LOGIN)), "asked this site to slow down until")
+    assert timedelta(seconds=290) < until - timezone.now() <= timedelta(seconds=300)
+
+
+def test_the_login_page_says_nothing_of_a_pause_that_is_over(browser):
+    assert "slow down" not in words(browser.get(LOGIN))
+
+
+def test_the_login_page_says_what_the_engine_has_users_know(browser):
+    assert "Since March 2026 Garmin has been refusing" in words(browser.get(LOGIN))
+
+
+def test_the_login_page_says_of_another_engine_nothing_that_is_not_its_own(browser, settings):
+    settings.GARMIN_AUTH_ENGINES = {"broken": "tests.test_views.BrokenEngine"}
+    settings.GARMIN_AUTH_ENGINE = "broken"
+    assert "March" not in words(browser.get(LOGIN))
+
+
+def test_the_login_page_is_shown_without_an_engine(browser, settings):
+    settings.GARMIN_AUTH_ENGINE = "missing"
+    assert browser.get(LOGIN).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("step", "fault"),
     [
@@ -747,6 +847,29 @@ def test_a_code_that_is_none_for_a_cancelled_login_is_said_to_have_none(browser,
 # The code's page
 
 
+@pytest.mark.parametrize(("tried", "left"), [(0, "5 attempts"), (4, "1 attempt")])
+def test_the_code_page_says_how_many_attempts_are_left(browser, user, pending, tried, left):
+    GarminAuthenticationState.objects.update(mfa_attempts=tried)
+    assert f"You have {left} left." in words(browser.get(MFA))
+
+
+def test_a_code_that_was_not_judged_says_how_many_attempts_are_left(browser, pending, garmin):
+    garmin.fail("verify_code", "status")
+    page = words(browser.post(MFA, {"code": garmin.mfa_code(EMAIL)}))
+    assert "You have 4 attempts left." in page
+
+
+def test_a_rate_limited_code_says_until_when(browser, pending, garmin):
+    garmin.fail("verify_code", "rate_limited", retry_after=300)
+    page = words(browser.post(MFA, {"code": garmin.mfa_code(EMAIL)}))
+    until = clock(page, "You can try again from")
+    assert timedelta(seconds=290) < until - timezone.now() <= timedelta(seconds=300)
+
+
+def test_the_code_page_leads_to_another_account(browser, pending):
+    assert f'<a href="{LOGIN}">Use another Garmin account</a>' in words(browser.get(MFA))
+
+
 def test_the_code_page_says_where_the_code_went(browser, pending):
     assert "an*****@example.com" in words(browser.get(MFA))
 
@@ -757,11 +880,11 @@ def test_the_code_page_says_where_the_code_went(browser, pending):
 def test_the_code_page_says_until_when_in_the_current_zone(
     browser, user, pending, settings, zone, until
 ):
-    began = datetime(2026, 1, 1, 20, 0, tzinfo=UTC)
+    began = datetime(2026, 1, 1, 20, 10, tzinfo=UTC)
     GarminAuthenticationState.objects.filter(user=user).update(mfa_started_at=began)
     settings.TIME_ZONE = zone
-    age = timezone.now() - began
-    settings.GARMIN_AUTH_MFA_TTL = (age + timedelta(days=1)) // timedelta(days=1) * 86400 + 600
+    days = -((began - timezone.now()) // timedelta(days=1))
+    settings.GARMIN_AUTH_MFA_TTL = days * 86400
     assert f">{until}</time>" in words(browser.get(MFA))
 
 
@@ -872,7 +995,7 @@ def test_the_right_code_replaces_the_working_session(browser, user, connect, mfa
 
 def test_the_login_page_says_that_the_session_stays(browser, user, connect):
     connect(user)
-    assert "It stays so until this login has succeeded" in words(browser.get(LOGIN))
+    assert "stays connected until this login has worked" in words(browser.get(LOGIN))
 
 
 # A row that no key opens

@@ -1,6 +1,7 @@
 """Engines speak to Garmin; which one wrote a session stands in its row."""
 
 from functools import lru_cache
+from importlib.util import find_spec
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
@@ -8,8 +9,21 @@ from django.utils.module_loading import import_string
 from ..conf import conf
 from ..exceptions import SessionUnreadable
 from .base import Engine
+from .requirements import Needs
 
-BUILT_IN = {"garth": "garmin_auth.engines.garth.GarthEngine"}
+BUILT_IN = {
+    "garth": "garmin_auth.engines.garth.GarthEngine",
+    "garminconnect": "garmin_auth.engines.garminconnect.GarminConnectEngine",
+}
+# What the built-in engines are built on, and the commands that install it.
+NEEDS = {
+    BUILT_IN["garth"]: Needs({"garth": "0.8.0"}, 'pip install "garth>=0.8.0,<0.9"'),
+    BUILT_IN["garminconnect"]: Needs(
+        {"garminconnect": "0.3.20", "curl_cffi": "0.15"},
+        'pip install --upgrade "django-garmin-auth[garminconnect]"',
+        python=(3, 12),
+    ),
+}
 
 
 def known_engines() -> dict[str, str]:
@@ -51,6 +65,35 @@ def get_stored_engine(name: str) -> Engine:
     except ImproperlyConfigured as exc:
         problem = str(exc)
     raise SessionUnreadable(problem)
+
+
+def what_is_missing(name: str) -> str:
+    """Tell what an engine needs that is not installed here, "" if nothing; imports no library.
+
+    Args:
+        name: the name of a known engine.
+
+    Returns:
+        A part of a sentence, such as ``"the module mysite.garmin, which is not installed"``.
+    """
+    path = known_engines()[name]
+    if path in NEEDS:
+        return NEEDS[path].missing()
+    module = path.rpartition(".")[0]
+    try:
+        found = find_spec(module) is not None
+    except (ImportError, ValueError):
+        found = False
+    return "" if found else f"the module {module}, which is not installed"
+
+
+def is_installed(name: str) -> bool:
+    """Tell whether the engine that a row names can be used here; imports no library.
+
+    Args:
+        name: the engine's name, as stored.
+    """
+    return name in known_engines() and not what_is_missing(name)
 
 
 @lru_cache

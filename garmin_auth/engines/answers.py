@@ -7,6 +7,7 @@ Garmin traffic, "reported" in users' reports, "page bundle" in the scripts of Ga
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ MAX_RETRY_AFTER = 3600
 MAX_SKEW = 120
 # Tomcat's page for a revoked OAuth1 token at the exchange (reported).
 DEAD_SESSION_WORDS = "OAuthToken is invalid"
+# OAuth 2's word for a refresh token that is worthless (RFC 6749, 5.2), with 400 (reported).
+DEAD_REFRESH_TOKEN = "invalid_grant"  # noqa: S105
 
 # responseStatus.type, then responseStatus.message, of the SSO's JSON.
 REJECTIONS: Mapping[str, Callable[..., LoginRejected]] = {
@@ -48,6 +51,9 @@ REJECTIONS: Mapping[str, Callable[..., LoginRejected]] = {
     "codeEntryMaxLimit": TooManyAttempts,  # page bundle
 }
 WRONG_CODE = "codeEntryInvalid"  # page bundle
+TITLE = re.compile(r"<title>(.+?)</title>")
+# What tells the widget's page that asks for a code (python-garminconnect's own reading of it).
+WIDGET_CODE_MARKS = ("mfa-code", "var mfaMethod")
 
 
 class CodeRefused(Exception):
@@ -156,6 +162,28 @@ def judge_code(answer: Answer) -> dict[str, Any]:
     raise CodeRefused
 
 
+def judge_widget_code(answer: Answer) -> str:
+    """Judge the page that answers a code in the sign-in widget, whose words nobody has recorded.
+
+    Returns:
+        The title of a success.
+
+    Raises:
+        CodeRefused: it asks for the code again.
+        AccountLocked: its title says so.
+        RateLimited, GarminUnavailable: nothing was judged.
+    """
+    judge_page(answer)
+    title = match[1] if (match := TITLE.search(answer.text)) else ""
+    if title == "Success":
+        return title
+    if "locked" in title.lower():
+        raise AccountLocked("The sign-in widget's title says that the account is locked.")
+    if any(mark in answer.text for mark in WIDGET_CODE_MARKS):
+        raise CodeRefused
+    raise _unknown(answer)
+
+
 def exchange_error(answer: Answer | None, problem: str) -> GarminAuthError:
     """Tell what a failed exchange of a stored session's token means.
 
@@ -184,6 +212,27 @@ def login_exchange_error(answer: Answer | None, problem: str) -> GarminAuthError
     if isinstance(error, SessionExpired):
         return GarminUnavailable("Garmin refused the token that it had just issued.")
     return error
+
+
+def token_error(answer: Answer | None, problem: str) -> GarminAuthError:
+    """Tell what a failed refresh at Garmin's token endpoint (``diauth``) means.
+
+    Args:
+        answer: what Garmin answered; None if nothing came.
+        problem: the name of what was raised, for the detail.
+
+    Returns:
+        SessionExpired only for 400 with ``invalid_grant``; RateLimited or GarminUnavailable
+        otherwise.
+    """
+    if answer is None:
+        return GarminUnavailable(f"The refresh of the token got no answer: {problem}.")
+    if limited := _limited(answer):
+        return limited
+    content = answer.json if isinstance(answer.json, dict) else {}
+    if answer.status == 400 and content.get("error") == DEAD_REFRESH_TOKEN:
+        return SessionExpired("Garmin refused the session's refresh token.")
+    return _unknown(answer, problem)
 
 
 def api_error(status: int, headers: Mapping[str, str]) -> GarminAuthError | None:

@@ -2,15 +2,22 @@
 
 An engine knows no model and no user. It reads ``conf``, keeps no state of any account between
 calls, and raises the exceptions of ``garmin_auth.exceptions`` and no others, with nothing secret
-in them and nothing chained to them. Each of its calls ends within ``conf.TIMEOUT`` seconds.
+in them and nothing chained to them. Each of its calls ends within ``conf.TIMEOUT`` seconds, a login
+within ``login_timeout``.
+
+To write a third engine: subclass ``Engine``, and name its dotted path in ``GARMIN_AUTH_ENGINES``.
+It is imported and made without arguments on first use, once a process, and its methods are called
+by many threads.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ..conf import conf
 from ..exceptions import GarminAuthError, SessionUnreadable
 
 # Returns session data with a fresh access token, already stored.
@@ -83,9 +90,20 @@ class Engine(ABC):
 
     Attributes:
         name: the short name that rows store, at most 50 characters.
+        slow_login: whether a login may take longer than a web request should. The pages then run
+            it outside the request, and show that it is under way.
+        login_timeout: seconds within which ``login`` ends.
+        login_note: what users should know before they log in, in translated sentences; "" if
+            nothing. The login page shows it.
     """
 
     name: str
+    slow_login: bool = False
+    login_note: Any = ""
+
+    @property
+    def login_timeout(self) -> float:
+        return conf.TIMEOUT
 
     @abstractmethod
     def login(self, email: str, password: str) -> NewSession | Challenge:
@@ -131,7 +149,8 @@ class Engine(ABC):
             The session data to store in its place.
 
         Raises:
-            SessionExpired: Garmin refused this session's token in the words it uses for that.
+            SessionExpired: Garmin refused this session's token in the words it uses for that. The
+                caller reads the row again before it believes that: another may have rotated it.
             RateLimited, GarminUnavailable: anything else; the session may well be alive.
             SessionUnreadable: not a session of this engine and this domain.
         """
@@ -175,6 +194,17 @@ class Engine(ABC):
             SessionUnreadable: it is something else, or this engine has no such folders.
         """
         raise SessionUnreadable(f"The engine {self.name} keeps no sessions in folders.")
+
+    def ends_at(self, session_data: str) -> datetime | None:
+        """Tell when a session that is stored now will end by itself, at the latest.
+
+        Args:
+            session_data: the session.
+
+        Returns:
+            The time; None if nothing is known, or if use prolongs it.
+        """
+        return None
 
     @abstractmethod
     def account_name(self, session: OpenSession) -> str:

@@ -13,10 +13,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import urljoin
 
 import requests
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 from urllib3.exceptions import HTTPError
 
@@ -52,6 +55,7 @@ from .base import (
     nothing,
 )
 from .bodies import Rewind
+from .boundary import clean
 from .cookies import dump_cookies, load_cookies
 from .deadline import deadline, pause
 from .redaction import guard_loggers, redaction
@@ -88,6 +92,8 @@ guard_loggers()
 
 T = TypeVar("T")
 
+# An OAuth1 token lives for about a year, which is not said on the wire (reported).
+OAUTH1_LIFETIME = timedelta(days=365)
 PROFILE_PATH = "/userprofile-service/socialProfile"
 EMBED_PATH = "/portal/sso/embed"
 # Garmin's answer to the code comes before this step, which only sets a load balancer's cookie.
@@ -222,7 +228,7 @@ class SessionClient(_Client):
 
         A 401 of the API is answered with one refresh and one repetition, file bodies rewound.
         """
-        response = _clean(
+        response = clean(
             lambda: self._request(method, subdomain, path, api, referrer, headers, kwargs)
         )
         self.worked = self.worked or api
@@ -237,7 +243,7 @@ class SessionClient(_Client):
             SessionExpired, RateLimited, GarminUnavailable: as for ``garmin_client``.
         """
         headers = kwargs.pop("headers", None)
-        response = _clean(
+        response = clean(
             lambda: self._request(method, "connectapi", path, True, False, headers, kwargs)
         )
         content = None if response.status_code == 204 else _json_of(response)
@@ -334,22 +340,26 @@ class GarthEngine(Engine):
     """Sessions in the form of garth's ``Client.dumps()``."""
 
     name = "garth"
+    login_note = _(
+        "Since March 2026 Garmin has been refusing most new connections of this kind. Yours may "
+        "not work, even with the right password. Earlier connections go on."
+    )
 
     @sensitive_variables()
     def login(self, email, password):
-        return _clean(lambda: self._login(LoginClient(), email, password))
+        return clean(lambda: self._login(LoginClient(), email, password))
 
     @sensitive_variables()
     def submit_code(self, state, code):
-        return _clean(lambda: self._submit_code(LoginClient(), state, code))
+        return clean(lambda: self._submit_code(LoginClient(), state, code))
 
     @sensitive_variables()
     def refresh(self, session_data):
-        return _clean(lambda: self._refresh(LoginClient(), session_data))
+        return clean(lambda: self._refresh(LoginClient(), session_data))
 
     @sensitive_variables()
     def open(self, session_data, renew, *, before=nothing, after=nothing):
-        return _clean(lambda: GarthSession(session_data, renew, before, after))
+        return clean(lambda: GarthSession(session_data, renew, before, after))
 
     def read_export(self, text):
         return self._normalise(garth_export.from_token(text))
@@ -360,6 +370,13 @@ class GarthEngine(Engine):
     @sensitive_variables()
     def account_name(self, session):
         return _user_name(session.client)
+
+    def ends_at(self, session_data):
+        """A year after the login; at the latest, where the session was imported without MFA."""
+        oauth1, _ = parse_session(session_data)
+        if oauth1.mfa_expiration_timestamp:
+            return _as_utc(oauth1.mfa_expiration_timestamp)
+        return timezone.now() + OAUTH1_LIFETIME
 
     def _normalise(self, tokens) -> str:
         """Write what was imported as garth itself would, once it is known to be for our domain."""
@@ -457,25 +474,17 @@ def parse_session(session_data: str) -> tuple[OAuth1Token, OAuth2Token]:
     return tokens
 
 
+def _as_utc(moment: datetime) -> datetime:
+    # Garmin's timestamp has no zone, and is GMT (recorded).
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 def _secrets(oauth1: OAuth1Token, oauth2: OAuth2Token) -> list[str]:
     return [oauth1.oauth_token, oauth1.oauth_token_secret, oauth2.token_type, oauth2.access_token]
 
 
 def _is_header_safe(value: str) -> bool:
     return bool(value) and value.isascii() and value.isprintable()
-
-
-def _clean(call: Callable[[], T]) -> T:
-    """Run ``call``. What it raises gets a traceback that starts here.
-
-    The frames below, garth's and requests' among them, hold passwords, codes and tokens, and
-    error reporters print the variables of each frame.
-    """
-    try:
-        return call()
-    except GarminAuthError as exc:
-        error = exc.with_traceback(None)
-    raise error
 
 
 def _oauth(

@@ -14,6 +14,8 @@ from contextvars import ContextVar
 REDACTED = "[garmin_auth: redacted]"
 LIBRARIES = (
     "charset_normalizer",
+    "curl_cffi",
+    "garminconnect",
     "http.cookiejar",
     "oauthlib",
     "requests",

@@ -35,6 +35,26 @@ RETRIES = Retry(
 )
 
 
+def require_garmin(url: str, domain: str) -> None:
+    """Refuse to send anything to a host that is not Garmin's.
+
+    Args:
+        url: where a request is about to go.
+        domain: Garmin's domain.
+
+    Raises:
+        GarminUnavailable: it is another host, or not https.
+    """
+    parts = urlsplit(url)
+    host = rf"[a-z0-9.-]+\.{re.escape(domain)}"
+    if parts.scheme == "https" and re.fullmatch(host, parts.hostname or ""):
+        return
+    raise GarminUnavailable(
+        f"Refused to send a request to {parts.scheme}://{parts.hostname}, "
+        f"which is not a host of {domain}."
+    )
+
+
 class GarminPool(DeadlinePool):
     """Logs no ticket."""
 
@@ -85,25 +105,15 @@ class GarminAdapter(HTTPAdapter):
     @redaction()  # Here too, for what a site sends through the session itself.
     def send(self, request, stream=False, timeout=None, verify=True, cert=None, proxies=None):
         if request.url != CONSUMER_URL or "Authorization" in request.headers:
-            self._require_garmin(request.url)
+            require_garmin(request.url, self._domain)
         response = super().send(request, stream=stream, timeout=remaining(), proxies=self._proxies)
         if response.is_redirect:
             try:
-                self._require_garmin(urljoin(request.url, response.headers["location"]))
+                require_garmin(urljoin(request.url, response.headers["location"]), self._domain)
             except GarminUnavailable:
                 response.close()
                 raise
         return response
-
-    def _require_garmin(self, url: str) -> None:
-        parts = urlsplit(url)
-        host = rf"[a-z0-9.-]+\.{re.escape(self._domain)}"
-        if parts.scheme == "https" and re.fullmatch(host, parts.hostname or ""):
-            return
-        raise GarminUnavailable(
-            f"Refused to send a request to {parts.scheme}://{parts.hostname}, "
-            f"which is not a host of {self._domain}."
-        )
 
     @staticmethod
     def _use_deadlines(manager) -> None:

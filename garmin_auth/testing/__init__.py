@@ -1,4 +1,4 @@
-"""The Garmin simulator: a real server to test a site against, with garth unpatched.
+"""The Garmin simulator: a real server to test a site against, with the libraries unpatched.
 
 `GarminSimulator` runs it in this process, `RemoteGarminSimulator` steers one that runs in another.
 Both are imported when first used, because this package is imported by every pytest run.

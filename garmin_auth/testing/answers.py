@@ -95,8 +95,9 @@ def sign_in_page(cookies: dict[str, str], host: str) -> Answer:
     return as_html(page, headers=cookie_headers(cookies, host))
 
 
-def embed_page() -> Answer:
-    return as_html("<!DOCTYPE html><html><head><title>Success</title></head><body></body></html>")
+def embed_page(headers=()) -> Answer:
+    page = "<!DOCTYPE html><html><head><title>Success</title></head><body></body></html>"
+    return as_html(page, headers=headers)
 
 
 def _sso(kind: str, message: str = "", status: int = 200, **changes) -> Answer:
@@ -221,6 +222,26 @@ def forbidden() -> Answer:
 
 def bad_request() -> Answer:
     return as_json({"message": "HTTP 400 Bad Request", "error": "BadRequestException"}, 400)
+
+
+def oauth_error(error: str, description: str = "", status: int = 400) -> Answer:
+    """A refusal of the token endpoint, as RFC 6749 has it."""
+    return as_json({"error": error, "error_description": description}, status)
+
+
+def invalid_refresh_token() -> Answer:
+    # Reported: status and error; the description is assumed.
+    return oauth_error("invalid_grant", "Invalid refresh token")
+
+
+def error_string(status: int = 404) -> Answer:
+    """JSON whose `error` is no object. Reported: garminconnect's MFA step trips over it."""
+    return as_json({"error": "Not Found"}, status)
+
+
+def jwt_web(token: str, domain: str) -> Answer:
+    cookie = f"JWT_WEB={token}; Path=/; Domain={domain}; Secure; HttpOnly"
+    return as_html("<html><body></body></html>", headers=[("Set-Cookie", cookie)])
 
 
 # Cloudflare

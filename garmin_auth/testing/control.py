@@ -33,6 +33,7 @@ METHODS = frozenset(
         "set_latency",
         "set_password",
         "set_rotate_mfa_cookie",
+        "set_rotate_refresh_tokens",
     }
 )
 PROPERTIES = frozenset(
@@ -44,14 +45,18 @@ PROPERTIES = frozenset(
         "counts",
         "environment",
         "latency",
+        "library_environment",
         "log",
         "proxy_url",
         "rotate_mfa_cookie",
+        "rotate_refresh_tokens",
         "settings",
         "uploads",
     }
 )
-SETTABLE = frozenset({"access_token_lifetime", "latency", "rotate_mfa_cookie"})
+SETTABLE = frozenset(
+    {"access_token_lifetime", "latency", "rotate_mfa_cookie", "rotate_refresh_tokens"}
+)
 ERRORS = {"ValueError": ValueError, "LookupError": LookupError, "TypeError": TypeError}
 
 

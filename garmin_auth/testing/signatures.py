@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 from oauthlib.oauth1.rfc5849 import signature
 
-from .accounts import Garmin, Refused
+from .accounts import Refused
+from .garmin import Garmin
 from .wire import Request
 
 
@@ -21,7 +22,9 @@ def verify(request: Request, garmin: Garmin) -> str:
     """
     given = _parameters(request)
     token = given.get("oauth_token", "")
-    consumer_secret, token_secret = garmin.secret_of(given.get("oauth_consumer_key", ""), token)
+    consumer_secret, token_secret = garmin.oauth1.secret_of(
+        given.get("oauth_consumer_key", ""), token
+    )
     base = signature.signature_base_string(
         request.method,
         signature.base_string_uri(f"https://{request.host}{request.path}"),

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from .accounts import Garmin
+from . import sessions
 from .control import PREFIX
 from .faults import Faults
+from .garmin import Garmin
 from .journal import Journal
 from .server import LOOPBACK, Server
 from .steps import HOSTS
@@ -107,6 +108,23 @@ class GarminSimulator:
         }
 
     @property
+    def library_environment(self) -> dict[str, str]:
+        """Environment variables that lead a library here which takes no proxy and no CA file.
+
+        That is garminconnect, unpatched, in a child process. Both cases of the names are set:
+        the lower one wins where both are, and nobody's own proxy or exception may let a login
+        slip past the simulator.
+        """
+        return {
+            "HTTPS_PROXY": self.proxy_url,
+            "https_proxy": self.proxy_url,
+            "NO_PROXY": "",
+            "no_proxy": "",
+            "CURL_CA_BUNDLE": self.ca_bundle,
+            "REQUESTS_CA_BUNDLE": self.ca_bundle,
+        }
+
+    @property
     def control_url(self) -> str:
         """What `RemoteGarminSimulator` needs to steer it from another process."""
         return self.proxy_url + PREFIX
@@ -130,7 +148,7 @@ class GarminSimulator:
         None lets them differ from day to day. Raises `ValueError` for an e-mail address or
         display name that is taken.
         """
-        account = self.garmin.add_account(
+        account = self.garmin.accounts.add(
             email,
             password,
             mfa=mfa,
@@ -148,22 +166,28 @@ class GarminSimulator:
         return self.garmin.mfa_code(email)
 
     def issue_session(
-        self, email: str, *, access_expired: bool = False, domain: str = "garmin.com"
+        self,
+        email: str,
+        engine: str = "garth",
+        *,
+        access_expired: bool = False,
+        domain: str = "garmin.com",
     ) -> str:
-        """Mint a valid session without a login: the text that garth's `dumps()` gives.
+        """Mint a valid session without a login: the text that the library's `dumps()` gives.
 
-        With `access_expired` its access token is over and the session must be refreshed.
+        `engine` is the library: "garth" or "garminconnect". With `access_expired` its access
+        token is over and the session must be refreshed. Raises `ValueError` naming what is legal.
         """
         if f"connectapi.{domain}" not in HOSTS:
             raise ValueError(f"{domain!r} is no domain. Legal: garmin.cn, garmin.com.")
-        return self.garmin.issue_session(email, access_expired=access_expired, domain=domain)
+        return sessions.issue(self.garmin, email, engine, access_expired, domain)
 
     def set_password(self, email: str, new_password: str, sign_out_everywhere: bool = True) -> None:
         """Change the password; with `sign_out_everywhere` as `revoke` too, as Garmin offers."""
         self.garmin.set_password(email, new_password, sign_out_everywhere)
 
     def revoke(self, email: str) -> None:
-        """Kill the account's sessions: the exchange says so, the API refuses its tokens."""
+        """Kill the account's sessions: exchange and refresh say so, the API refuses its tokens."""
         self.garmin.revoke(email)
 
     def expire_access_tokens(self, email: str | None = None) -> None:
@@ -204,35 +228,47 @@ class GarminSimulator:
     @property
     def access_token_lifetime(self) -> int:
         """Seconds for which an access token issued from now on is good."""
-        return self.garmin.access_token_lifetime
+        return self.garmin.access.lifetime
 
     @access_token_lifetime.setter
     def access_token_lifetime(self, seconds: int) -> None:
         self.set_access_token_lifetime(seconds)
 
     def set_access_token_lifetime(self, seconds: int) -> None:
-        self.garmin.access_token_lifetime = int(seconds)
+        self.garmin.access.lifetime = int(seconds)
 
     @property
     def rotate_mfa_cookie(self) -> bool:
         """Whether a wrong code answers with a new SESSION cookie, needed for the next try."""
-        return self.garmin.rotate_mfa_cookie
+        return self.garmin.sso.rotate_mfa_cookie
 
     @rotate_mfa_cookie.setter
     def rotate_mfa_cookie(self, rotate: bool) -> None:
         self.set_rotate_mfa_cookie(rotate)
 
     def set_rotate_mfa_cookie(self, rotate: bool) -> None:
-        self.garmin.rotate_mfa_cookie = bool(rotate)
+        self.garmin.sso.rotate_mfa_cookie = bool(rotate)
+
+    @property
+    def rotate_refresh_tokens(self) -> bool:
+        """Whether diauth's refresh tokens work once, each refresh answering with another."""
+        return self.garmin.diauth.rotate
+
+    @rotate_refresh_tokens.setter
+    def rotate_refresh_tokens(self, rotate: bool) -> None:
+        self.set_rotate_refresh_tokens(rotate)
+
+    def set_rotate_refresh_tokens(self, rotate: bool) -> None:
+        self.garmin.diauth.rotate = bool(rotate)
 
     @property
     def consumer(self) -> dict[str, str]:
         """The consumer key and secret it publishes and demands."""
-        return dict(self.garmin.consumer)
+        return dict(self.garmin.oauth1.consumer)
 
     def set_consumer(self, key: str, secret: str) -> None:
         """Replace the consumer key: clients that hold the old one are refused from now on."""
-        self.garmin.consumer = {"consumer_key": key, "consumer_secret": secret}
+        self.garmin.oauth1.consumer = {"consumer_key": key, "consumer_secret": secret}
 
     # What it was asked
 

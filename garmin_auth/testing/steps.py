@@ -1,19 +1,17 @@
 """Which step of Garmin's protocol a request is, and what Garmin answers to it."""
 
 import re
-import time
 
-from . import answers, resources, signatures
-from .accounts import Garmin, Login, OAuth1, Refused
+from . import answers, authorizing, resources, signatures, signing_in, widget
+from .accounts import Refused
 from .answers import Answer
+from .garmin import Garmin
 from .journal import Journal
 from .wire import Request
 
+KINDS_OF_HOST = ("sso", "connectapi", "diauth", "connect", "mobile.integration")
 HOSTS = {
-    "sso.garmin.com": "sso",
-    "sso.garmin.cn": "sso",
-    "connectapi.garmin.com": "connectapi",
-    "connectapi.garmin.cn": "connectapi",
+    **{f"{kind}.garmin.{tld}": kind for kind in KINDS_OF_HOST for tld in ("com", "cn")},
     "thegarth.s3.amazonaws.com": "s3",
 }
 
@@ -22,10 +20,21 @@ PATHS = (
     ("sso", r"/mobile/api/login", "login", "POST"),
     ("sso", r"/mobile/api/mfa/verifyCode", "verify_code", "POST"),
     ("sso", r"/portal/sso/embed", "embed", "GET"),
+    ("sso", r"/portal/sso/[\w-]+/sign-in", "portal_sign_in", "GET"),
+    ("sso", r"/portal/api/login", "portal_login", "POST"),
+    ("sso", r"/portal/api/mfa/verifyCode", "portal_verify_code", "POST"),
+    ("sso", r"/sso/embed", "widget_embed", "GET"),
+    ("sso", r"/sso/signin", "widget_sign_in", "GET"),
+    ("sso", r"/sso/signin", "widget_login", "POST"),
+    ("sso", r"/sso/verifyMFA/mfaCode", "widget_send_code", "POST"),
+    ("sso", r"/sso/verifyMFA/loginEnterMfaCode", "widget_verify_code", "POST"),
     ("s3", r"/oauth_consumer\.json", "consumer", "GET"),
     ("connectapi", r"/oauth-service/oauth/preauthorized", "preauthorized", "GET"),
     ("connectapi", r"/oauth-service/oauth/exchange/user/2\.0", "exchange", "POST"),
     ("connectapi", r"/(?!oauth-service/).*", "api", None),
+    ("diauth", r"/di-oauth2-service/oauth/token", "di_exchange", "POST"),
+    ("connect", r"/app", "jwt_web", "GET"),
+    ("mobile.integration", r"/gcm/(ios|android)", "jwt_web", "GET"),
 )
 
 
@@ -33,23 +42,25 @@ def step_of(request: Request) -> str:
     """The name of the step; "other" for what no client of Garmin asks."""
     for kind, pattern, step, method in PATHS:
         if HOSTS[request.host] == kind and re.fullmatch(pattern, request.path):
-            return step if method in (None, request.method) else "other"
+            if method not in (None, request.method):
+                continue
+            return _told_apart(step, request)
     return "other"
+
+
+def _told_apart(step: str, request: Request) -> str:
+    """Some steps share method and path with another."""
+    if step == "di_exchange" and request.form.get("grant_type") == "refresh_token":
+        return "di_refresh"
+    if step == "widget_embed" and "ticket" in request.query:
+        return "jwt_web"
+    return step
 
 
 def owner(step: str, request: Request, garmin: Garmin) -> str | None:
     """The e-mail address of the account whose credential the request carries, valid or not."""
-    if step == "login":
-        return garmin.owner_of_email(str(request.json.get("username", "")))
-    if step == "verify_code":
-        return garmin.owner_of_session(request.cookies)
-    if step == "preauthorized":
-        return garmin.owner_of_ticket(request.query.get("ticket", ""))
-    if step == "exchange":
-        return garmin.owner_of_oauth1(signatures.oauth_token(request))
-    if step == "api":
-        return garmin.owner_of_access(_bearer(request))
-    return None
+    find = OWNERS.get(step)
+    return find(request, garmin) if find else None
 
 
 def answer(step: str, request: Request, garmin: Garmin, journal: Journal) -> Answer:
@@ -57,97 +68,16 @@ def answer(step: str, request: Request, garmin: Garmin, journal: Journal) -> Ans
     return ANSWERS[step](request, garmin, journal)
 
 
-def _sign_in(request: Request, garmin: Garmin, journal: Journal) -> Answer:
-    return answers.sign_in_page(garmin.open_session(), request.host)
-
-
-def _login(request: Request, garmin: Garmin, journal: Journal) -> Answer:
-    service = request.query.get("service", "")
-    try:
-        login = garmin.log_in(
-            request.cookies,
-            str(request.json.get("username", "")),
-            str(request.json.get("password", "")),
-            service,
-        )
-    except Refused as refused:
-        return answers.sso_refusal(refused.reason)
-    if login.ticket is None:
-        return answers.sso_mfa_required(login.account.email, login.account.mfa_method)
-    return _logged_in(login, request)
-
-
-def _verify_code(request: Request, garmin: Garmin, journal: Journal) -> Answer:
-    try:
-        login = garmin.verify_code(
-            request.cookies,
-            str(request.json.get("mfaVerificationCode", "")),
-            str(request.json.get("mfaMethod", "")),
-        )
-    except Refused as refused:
-        return answers.sso_refusal(refused.reason, refused.cookies, request.host)
-    return _logged_in(login, request)
-
-
-def _logged_in(login: Login, request: Request) -> Answer:
-    service = request.query.get("service", "")
-    return answers.sso_success(login.ticket, service, login.account.guid, request.host)
-
-
-def _embed(request: Request, garmin: Garmin, journal: Journal) -> Answer:
-    return answers.embed_page()
-
-
-def _consumer(request: Request, garmin: Garmin, journal: Journal) -> Answer:
-    return answers.consumer_file(garmin.consumer)
-
-
-def _preauthorized(request: Request, garmin: Garmin, journal: Journal) -> Answer:
-    try:
-        signatures.verify(request, garmin)
-        oauth1 = garmin.redeem_ticket(
-            request.query.get("ticket", ""), request.query.get("login-url", "")
-        )
-    except Refused as refused:
-        if refused.reason == "signature":
-            journal.count("bad_signature")
-        # Assumed words: nobody has recorded a refused ticket.
-        return answers.tomcat(401, "Ticket is invalid")
-    return answers.preauthorized(
-        oauth1.token, oauth1.secret, oauth1.mfa_token, _mfa_expiration(oauth1)
-    )
-
-
-def _mfa_expiration(oauth1: OAuth1) -> str | None:
-    if oauth1.mfa_expires_at is None:
-        return None
-    return time.strftime("%Y-%m-%d %H:%M:%S.000", time.gmtime(oauth1.mfa_expires_at))
-
-
-def _exchange(request: Request, garmin: Garmin, journal: Journal) -> Answer:
-    try:
-        token = signatures.verify(request, garmin)
-        return answers.as_json(garmin.exchange(token, request.form.get("mfa_token")))
-    except Refused as refused:
-        if refused.reason == "mfa_token":
-            # Assumed words: nobody has recorded an exchange without its mfa_token.
-            return answers.tomcat(401, "MFA token is required")
-        if refused.reason == "signature":
-            journal.count("bad_signature")
-        # A foreign consumer key gets the words of a dead session too: that is the trap.
-        return answers.dead()
-
-
 def _api(request: Request, garmin: Garmin, journal: Journal) -> Answer:
-    token = _bearer(request)
+    token = _access_token(request)
     if not token:
         return answers.unauthorized_other()
     try:
-        account = garmin.bearer(token)
+        account = garmin.access.holder(token)
     except Refused:
         return answers.token_inactive()
     for name in request.path.split("/"):
-        named = garmin.owner_of_name(name)
+        named = garmin.accounts.owner_of_name(name)
         if named is not None and named is not account:
             journal.count("foreign_bearer")
             return answers.forbidden()
@@ -157,8 +87,11 @@ def _api(request: Request, garmin: Garmin, journal: Journal) -> Answer:
     return answer
 
 
-def _bearer(request: Request) -> str:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+def _access_token(request: Request) -> str:
+    authorization = request.headers.get("authorization")
+    if authorization is None:
+        return request.cookies.get("JWT_WEB", "")
+    scheme, _, token = authorization.partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
@@ -167,13 +100,60 @@ def _other(request: Request, garmin: Garmin, journal: Journal) -> Answer:
 
 
 ANSWERS = {
-    "sign_in": _sign_in,
-    "login": _login,
-    "verify_code": _verify_code,
-    "embed": _embed,
-    "consumer": _consumer,
-    "preauthorized": _preauthorized,
-    "exchange": _exchange,
+    "sign_in": signing_in.sign_in,
+    "login": signing_in.login,
+    "verify_code": signing_in.verify_code,
+    "embed": signing_in.embed,
+    "portal_sign_in": signing_in.sign_in,
+    "portal_login": signing_in.login,
+    "portal_verify_code": signing_in.verify_code,
+    "widget_embed": widget.embed,
+    "widget_sign_in": widget.sign_in,
+    "widget_login": widget.login,
+    "widget_send_code": widget.send_code,
+    "widget_verify_code": widget.verify_code,
+    "consumer": authorizing.consumer,
+    "preauthorized": authorizing.preauthorized,
+    "exchange": authorizing.exchange,
+    "di_exchange": authorizing.di_exchange,
+    "di_refresh": authorizing.di_refresh,
+    "jwt_web": authorizing.jwt_web,
     "api": _api,
     "other": _other,
+}
+
+
+def _owner_of_username(request: Request, garmin: Garmin) -> str | None:
+    return garmin.accounts.owner_of_email(str(request.json.get("username", "")))
+
+
+def _owner_of_session(request: Request, garmin: Garmin) -> str | None:
+    account = garmin.sso.pending(request.cookies)
+    return account and account.email
+
+
+def _owner_of_ticket(request: Request, garmin: Garmin) -> str | None:
+    return garmin.sso.owner_of_ticket(request.query.get("ticket", ""))
+
+
+OWNERS = {
+    "login": _owner_of_username,
+    "verify_code": _owner_of_session,
+    "portal_login": _owner_of_username,
+    "portal_verify_code": _owner_of_session,
+    "widget_login": lambda request, garmin: garmin.accounts.owner_of_email(
+        request.form.get("username", "")
+    ),
+    "widget_send_code": _owner_of_session,
+    "widget_verify_code": _owner_of_session,
+    "preauthorized": _owner_of_ticket,
+    "exchange": lambda request, garmin: garmin.oauth1.owner(signatures.oauth_token(request)),
+    "di_exchange": lambda request, garmin: garmin.sso.owner_of_ticket(
+        request.form.get("service_ticket", "")
+    ),
+    "di_refresh": lambda request, garmin: garmin.diauth.owner(
+        request.form.get("refresh_token", "")
+    ),
+    "jwt_web": _owner_of_ticket,
+    "api": lambda request, garmin: garmin.access.owner(_access_token(request)),
 }

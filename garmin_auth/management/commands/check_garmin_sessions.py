@@ -1,12 +1,19 @@
 import argparse
 import json
+import random
 import re
 import sys
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
 from datetime import timedelta
 
-from garmin_auth.checks import check_stored_sessions
-from garmin_auth.health import Check, Outcome, Report, Stopped, check_sessions, due_sessions
+from django.core.management import CommandError
+
+from garmin_auth.checks import check_stored_engines, check_stored_sessions
+from garmin_auth.claims import due_sessions
+from garmin_auth.crew import sleep_until
+from garmin_auth.engines import is_installed
+from garmin_auth.health import Check, Outcome, Report, Stopped, check_sessions
 from garmin_auth.models import GarminAuthenticationState
 
 from ._running import QuietCommand, interruptions, positive
@@ -26,6 +33,9 @@ STOPPED = {
     Stopped.UNAVAILABLE: "Garmin does not work or blocks us. Run it again later.",
     Stopped.SIGNAL: "It was interrupted. The next run goes on where this one stopped.",
 }
+# More threads than this wait for each other's Python rather than for Garmin.
+MAX_WORKERS = 256
+PERIODS = {"": 1, "s": 1, "m": 60, "h": 3600}
 # Names on standard error, for a mail that is still read.
 MAX_NAMES = 20
 
@@ -47,28 +57,68 @@ class Command(QuietCommand):
         parser.add_argument("--user", help="only this user (value of USERNAME_FIELD)")
         parser.add_argument("--limit", type=positive, metavar="N", help="check at most N sessions")
         parser.add_argument(
+            "--workers",
+            type=workers,
+            metavar="N",
+            help="check so many sessions at the same time (1)",
+        )
+        parser.add_argument(
+            "--rate",
+            type=rate,
+            metavar="R",
+            help="begin at most so many checks: 5 or 5/s a second, 90/m a minute (no limit)",
+        )
+        parser.add_argument(
+            "--jitter",
+            type=age,
+            metavar="TIME",
+            help="wait up to so long first, so that many sites do not begin on the hour",
+        )
+        parser.add_argument(
             "--dry-run", action="store_true", help="say what would be checked, and do nothing"
+        )
+        parser.add_argument(
+            "--enqueue", action="store_true", help="hand the checks to Celery, and end"
         )
         parser.add_argument("--format", choices=("text", "json"), default="text")
 
-    def handle(self, *, max_age, user, limit, dry_run, format, **options):
+    def handle(
+        self, *, max_age, user, limit, workers, rate, jitter, dry_run, enqueue, format, **options
+    ):
         self.format = format
         self.verbosity = options["verbosity"]
         self.failed = defaultdict(list)
+        self.counts = Counter()
         self.warned_of_unreadable_rows = False
+        if enqueue and (workers or rate or dry_run):
+            raise CommandError(
+                "--enqueue leaves the checks to Celery's workers: --workers, --rate and --dry-run "
+                "mean nothing with it. The rate of all workers is GARMIN_AUTH_CHECK_RATE.",
+                returncode=2,
+            )
         person = user_named(user) if user is not None else None
         self.warn_of_unreadable_rows()
         if dry_run:
             self.say_what_is_due(due_sessions(max_age, person), limit)
             return
         with interruptions() as interrupted:
-            report = check_sessions(
-                max_age=max_age,
-                user=person,
-                limit=limit,
-                on_check=self.show,
-                interrupted=interrupted,
-            )
+            if jitter:
+                wait = random.uniform(0, jitter.total_seconds())  # noqa: S311
+                sleep_until(time.monotonic() + wait, interrupted)
+            if enqueue:
+                if not interrupted():
+                    self.say_what_was_enqueued(enqueued(max_age, person, limit))
+                return
+            with self.progress(due_sessions(max_age, person), limit) as self.bar:
+                report = check_sessions(
+                    max_age=max_age,
+                    user=person,
+                    limit=limit,
+                    workers=workers or 1,
+                    rate=rate,
+                    on_check=self.show,
+                    interrupted=interrupted,
+                )
         self.print_report(report)
         self.complain(report)
         if code := exit_code(report):
@@ -79,6 +129,8 @@ class Command(QuietCommand):
         for message in check_stored_sessions(None, databases=databases):
             self.stderr.write(self.style.WARNING(f"{message.msg} {message.hint}"))
             self.warned_of_unreadable_rows = True
+        for message in check_stored_engines(None, databases=databases):
+            self.stderr.write(self.style.WARNING(f"{message.msg} {message.hint}"))
 
     def say_what_is_due(self, rows, limit):
         rows = rows[:limit] if limit else rows
@@ -97,7 +149,43 @@ class Command(QuietCommand):
             "Nothing was asked or written."
         )
 
+    def say_what_was_enqueued(self, number):
+        if self.format == "json":
+            self.stdout.write(json.dumps({"enqueued": number}))
+            return
+        self.stdout.write(
+            f"Enqueued the check{'' if number == 1 else 's'} of {number} Garmin "
+            f"session{'' if number == 1 else 's'}; Celery's workers do the rest."
+        )
+
+    def progress(self, rows, limit):
+        """Return tqdm's bar for a terminal, and nothing visible for a file or cron's mail."""
+        from tqdm import tqdm
+
+        total = 0
+        if visible := self.stderr.isatty() and self.format == "text" and self.verbosity:
+            total = rows.count() if limit is None else min(limit, rows.count())
+        # dynamic_ncols: terminals are resized; leave: the report says it all.
+        return tqdm(
+            total=total,
+            disable=not visible,
+            file=self.stderr._out,
+            unit=" sessions",
+            dynamic_ncols=True,
+            leave=False,
+        )
+
+    def say(self, line):
+        """Write a line, above the bar if there is one."""
+        with self.bar.external_write_mode(file=sys.stdout):
+            self.stdout.write(line)
+
     def show(self, check: Check):
+        self.counts[check.outcome] += 1
+        self.bar.set_postfix(
+            {str(outcome): count for outcome, count in self.counts.items()}, refresh=False
+        )
+        self.bar.update()
         if check.outcome in (Outcome.EXPIRED, Outcome.UNKNOWN, Outcome.UNREADABLE):
             self.failed[check.outcome].append(check)
         if self.format == "json" or (self.verbosity < 2 and check.outcome is Outcome.ACTIVE):
@@ -107,7 +195,7 @@ class Command(QuietCommand):
             Outcome.EXPIRED: self.style.ERROR,
         }.get(check.outcome, self.style.WARNING)
         why = f"  {check.error}" if check.error else "  refreshed" if check.refreshed else ""
-        self.stdout.write(f"{style(f'{check.outcome:<10}')}  {check.user.get_username()}{why}")
+        self.say(f"{style(f'{check.outcome:<10}')}  {check.user.get_username()}{why}")
 
     def print_report(self, report: Report):
         if self.format == "json":
@@ -120,9 +208,14 @@ class Command(QuietCommand):
         )
         self.stdout.write(
             f"Checked {report.checked} Garmin session{'' if report.checked == 1 else 's'} in "
-            f"{report.duration_s:.1f} s: {report.active} active ({report.refreshed} refreshed)"
+            f"{report.duration_s:.1f} s ({report.rate:.1f}/s): "
+            f"{report.active} active ({report.refreshed} refreshed)"
             f"{', ' + counts if counts else ''}."
         )
+        if len(report.engines) > 1:
+            for engine, counts in report.as_dict()["engines"].items():
+                said = [f"{value} {name}" for name, value in counts.items() if value]
+                self.stdout.write(f"  {engine}: {', '.join(said)}")
 
     def complain(self, report: Report):
         """Say on standard error what somebody should know: it is all that cron need mail."""
@@ -133,13 +226,37 @@ class Command(QuietCommand):
         ):
             if outcome is Outcome.UNREADABLE and self.warned_of_unreadable_rows:
                 continue
-            if checks := self.failed[outcome]:
+            checks = self.failed[outcome]
+            if outcome is Outcome.UNREADABLE:  # The others have been said, by their engine.
+                checks = [check for check in checks if is_installed(check.engine)]
+            if checks:
                 names = [check.user.get_username() for check in checks[:MAX_NAMES]]
                 more = len(checks) - len(names)
                 tail = f" and {more} more" if more else ""
                 self.stderr.write(sentence + ", ".join(names) + tail)
         if report.stopped:
             self.stderr.write(f"The run stopped early. {STOPPED[report.stopped]}")
+
+
+def enqueued(max_age, user, limit) -> int:
+    """Hand the checks to Celery, and return how many. Raises CommandError."""
+    try:
+        from kombu.exceptions import OperationalError
+
+        from garmin_auth.tasks import enqueue_due_sessions
+    except ImportError as exc:
+        if (exc.name or "").partition(".")[0] not in ("celery", "kombu"):
+            raise
+        raise CommandError(
+            'Celery is not installed: pip install "django-garmin-auth[celery]"'
+        ) from exc
+    try:
+        return enqueue_due_sessions(max_age, user=user, limit=limit)
+    except (OperationalError, OSError) as exc:
+        raise CommandError(
+            f"Celery's broker cannot be reached: {exc}. Does the site's Celery app name it in "
+            "broker_url, and is the app imported when Django starts?"
+        ) from exc
 
 
 def exit_code(report: Report) -> int:
@@ -160,3 +277,21 @@ def age(text: str) -> timedelta:
     if seconds > MAX_AGE:
         raise argparse.ArgumentTypeError(f"{text!r} is more than {MAX_AGE // UNITS['d']} days")
     return timedelta(seconds=seconds)
+
+
+def workers(text: str) -> int:
+    """Read ``--workers``."""
+    number = positive(text)
+    if number > MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text} threads are too many: {MAX_WORKERS} at the most")
+    return number
+
+
+def rate(text: str) -> float:
+    """Read ``--rate``: checks a second, or with /s, /m or /h."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)(?:/([smh]))?", text.strip(), re.ASCII)
+    if not match or not float(match[1]):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no rate: write checks a second, such as 5 or 0.5, or 5/s, 90/m, 600/h"
+        )
+    return float(match[1]) / PERIODS[match[2] or ""]

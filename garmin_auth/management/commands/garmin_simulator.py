@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import signal
 import threading
 from pathlib import Path
@@ -92,6 +93,9 @@ class Command(BaseCommand):
         self.stdout.write("In the site's settings:")
         for name, value in garmin.settings.items():
             self.stdout.write(f"    {name} = {json.dumps(value)}")
+        self.stdout.write("For garminconnect on its own, in its environment:")
+        for name, value in garmin.library_environment.items():
+            self.stdout.write(f"    export {name}={shlex.quote(value)}")
         for email, password, mfa in accounts:
             self.stdout.write(f"Account: {email} {password}{' (asks for a code)' if mfa else ''}")
         self.stdout.flush()

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -14,6 +15,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from django.test import override_settings
 
+from garmin_auth.engines import BUILT_IN, NEEDS, what_is_missing
 from garmin_auth.login import disconnect, start_login
 from garmin_auth.models import GarminAuthenticationState
 from garmin_auth.testing import GarminSimulator
@@ -22,21 +24,33 @@ ADDRESS = ("127.0.0.1", 8000)
 
 # What a web process does with a login form, another with the code, and a worker with the session.
 LOGIN = """
+from garmin_auth.engines import BUILT_IN, NEEDS, what_is_missing
 from garmin_auth.login import start_login
 print(start_login(user, {email!r}, {password!r}))
 """
 CODE = """
+from garmin_auth.engines import BUILT_IN, NEEDS, what_is_missing
 from garmin_auth.login import submit_mfa
 print(submit_mfa(user, {code!r}))
 """
-WORKER = """
+WORKERS = {
+    "garth": """
 import garth
 from garmin_auth.sessions import garmin_client
 with garmin_client(user) as client:
     day = garth.DailySummary.get("2026-11-22", client=client)
 print(f"{{client.username}} on {{day.calendar_date}}: {{day.total_steps}} steps, "
       f"resting heart rate {{day.resting_heart_rate}}")
-"""
+""",
+    "garminconnect": """
+from garmin_auth.sessions import garmin_client
+with garmin_client(user) as client:
+    day = client.get_stats("2026-11-22")
+    name = client.connectapi("/userprofile-service/socialProfile")["userName"]
+print(f"{{name}} on {{day['calendarDate']}}: {{day['totalSteps']}} steps, "
+      f"resting heart rate {{day['restingHeartRate']}}")
+""",
+}
 PROCESS = """
 import django, os, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -63,8 +77,13 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser):
         parser.add_argument("--once", action="store_true", help="end after the story")
+        parser.add_argument(
+            "--engine", choices=sorted(BUILT_IN), default="garth", help="what speaks to Garmin"
+        )
 
-    def handle(self, *, once, **options):
+    def handle(self, *, once, engine, **options):
+        self.engine = engine
+        self.require_engine()
         if connection.vendor != "sqlite":
             raise CommandError("The demo runs on SQLite: unset GARMIN_AUTH_TEST_DATABASE.")
         if not once:
@@ -74,10 +93,16 @@ class Command(BaseCommand):
         self.passwords = {username: f"{username}'s password" for username in PEOPLE}
         with (
             GarminSimulator(code_sent=self.show_mail) as garmin,
-            override_settings(**garmin.settings),
+            override_settings(**garmin.settings, GARMIN_AUTH_ENGINE=engine),
+            # The sign-in widget of garminconnect follows nothing else.
+            patch.dict(os.environ, garmin.library_environment if engine != "garth" else {}),
         ):
             self.garmin = garmin
-            self.environment = {**os.environ, **garmin.environment}
+            self.environment = {
+                **os.environ,
+                **garmin.environment,
+                "GARMIN_AUTH_TEST_ENGINE": engine,
+            }
             try:
                 self.story()
                 if not once:
@@ -101,7 +126,7 @@ class Command(BaseCommand):
         self.script("ben", CODE, code=self.garmin.mfa_code("ben@example.com"))
 
         self.title("A worker, with neither password nor code, syncs for Ben.")
-        self.script("ben", WORKER)
+        self.script("ben", WORKERS[self.engine])
 
         self.title("All that the database holds of them, read with raw SQL:")
         self.show_table()
@@ -124,8 +149,8 @@ class Command(BaseCommand):
             email, _ = self.login_of(username)
             states.connect(
                 users[username].pk,
-                engine="garth",
-                session_data=self.garmin.issue_session(email),
+                engine=self.engine,
+                session_data=self.garmin.issue_session(email, engine=self.engine),
                 account_name=email,
                 validated_at=None,
             )
@@ -159,6 +184,21 @@ class Command(BaseCommand):
 
     def credentials(self, username):
         return dict(zip(("email", "password"), self.login_of(username), strict=True))
+
+    def require_engine(self):
+        missing = what_is_missing(self.engine)
+        if not missing:
+            return
+        needs = NEEDS[BUILT_IN[self.engine]]
+        raise CommandError(
+            f"The engine {self.engine} needs {missing}. "
+            + (
+                needs.remedy()
+                if needs.runs_here
+                else f"It runs on Python {needs.oldest_python} or newer: make demo "
+                f"PYTHON=python{needs.oldest_python} ARGS='--once --engine {self.engine}'"
+            )
+        )
 
     def require_free_port(self):
         try:

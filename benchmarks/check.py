@@ -1,0 +1,81 @@
+"""A check of 400 sessions, 16 at a time, with 50 ms until Garmin answers.
+
+Against a plain loop of garth clients, each made anew as a site without this app would (on fewer
+sessions, scaled to as many), and against the limit: the same requests, already with their headers, on one
+pool with 16 threads, no database and nothing looked at. Through a proxy, urllib3 leaves Nagle's
+algorithm on, and a connection's first request may wait 40 ms for an acknowledgement; so the loop is
+measured as it is and with TCP_NODELAY.
+"""
+
+import base64
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from benchmarks.figures import Figure
+from benchmarks.stage import PATH, Stage, alternate, per_item, ratios
+
+DATABASES = ("postgresql", "sqlite")
+LATENCY = 0.05  # seconds
+WORKERS = 16
+
+
+def measure(stage: Stage) -> Iterator[Figure]:
+    from benchmarks.garth_loop import loop
+    from garmin_auth.health import check_sessions
+
+    number, fewer = stage.size(400, 20), stage.size(40, 4)
+    sessions = stage.connect(number)
+    some = [data for _, data in sessions[:fewer]]
+    stage.garmin.latency = LATENCY
+    bearers = [json.loads(base64.b64decode(data))[1]["access_token"] for _, data in sessions]
+
+    def ours() -> None:
+        report = check_sessions(workers=WORKERS)
+        assert report.active == number, report
+
+    seconds = alternate(
+        stage.size(7, 1),
+        ours=ours,
+        limit=lambda: bare(stage, bearers),
+        loop=lambda: loop(some),
+        loop_nodelay=lambda: loop(some, nodelay=True),
+    )
+    mine = seconds["ours"]
+    scale = number / fewer
+    yield Figure.of(
+        "times a loop of garth clients",
+        [scale * ratio for ratio in ratios(seconds["loop"], mine)],
+        at_least=12,
+        note=f"{per_item(seconds['loop'], fewer)} for each of {fewer}; ours "
+        f"{per_item(mine, number)} for each of {number}",
+    )
+    yield Figure.of(
+        "the same, its sockets with TCP_NODELAY",
+        [scale * ratio for ratio in ratios(seconds["loop_nodelay"], mine)],
+        at_least=12,
+        note=f"{per_item(seconds['loop_nodelay'], fewer)} for each",
+    )
+    yield Figure.of(
+        "of the limit, bare requests on 16 threads",
+        ratios(seconds["limit"], mine),
+        at_least=0.8,
+        note=f"{per_item(seconds['limit'], number)} for each",
+    )
+
+
+def bare(stage: Stage, bearers: list[str]) -> None:
+    """Ask what a check asks, with nothing around it."""
+    import requests
+
+    with requests.Session() as session, ThreadPoolExecutor(WORKERS) as threads:
+        session.trust_env = False
+        session.proxies = {"https": stage.garmin.proxy_url}
+        session.verify = stage.garmin.ca_bundle
+        session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=WORKERS))
+
+        def ask(bearer: str) -> None:
+            headers = {"Authorization": f"Bearer {bearer}"}
+            session.get(f"https://connectapi.garmin.com{PATH}", headers=headers).json()
+
+        list(threads.map(ask, bearers))

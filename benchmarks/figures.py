@@ -1,0 +1,117 @@
+"""What was measured, against which goal, on which machine, and how that is shown."""
+
+import os
+import platform
+import sqlite3
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+
+PACKAGES = ("Django", "garth", "requests", "urllib3", "cryptography", "psycopg", "celery")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measurement.
+
+    Args:
+        what: what was compared with what.
+        value: the median.
+        unit: what follows the number: "×" for a ratio, else "ms", "/s", "MB" or nothing.
+        low, high: the least and the greatest of the rounds.
+        at_most, at_least: the goal, None where there is none.
+        note: what the ratio is made of, in a few words.
+    """
+
+    what: str
+    value: float
+    unit: str = "×"
+    low: float | None = None
+    high: float | None = None
+    at_most: float | None = None
+    at_least: float | None = None
+    note: str = ""
+
+    @classmethod
+    def of(cls, what: str, values: Iterable[float], **options) -> "Figure":
+        """Make one of the values of all rounds."""
+        values = list(values)
+        return cls(what, statistics.median(values), low=min(values), high=max(values), **options)
+
+    @property
+    def goal(self) -> str:
+        if self.at_most is not None:
+            return f"≤ {self.at_most:g}"
+        return "" if self.at_least is None else f"≥ {self.at_least:g}"
+
+    @property
+    def verdict(self) -> str:
+        """PASS or FAIL, "" where there is no goal."""
+        if self.at_most is not None:
+            return "PASS" if self.value <= self.at_most else "FAIL"
+        if self.at_least is not None:
+            return "PASS" if self.value >= self.at_least else "FAIL"
+        return ""
+
+    def cells(self) -> tuple[str, ...]:
+        spread = "" if self.low is None else f"{number(self.low)} … {number(self.high)}"
+        return (
+            self.what,
+            f"{number(self.value)} {self.unit}".strip(),
+            spread,
+            self.goal,
+            self.verdict,
+            self.note,
+        )
+
+
+HEAD = ("measured", "median", "rounds", "goal", "", "made of")
+
+
+def number(value: float | None) -> str:
+    """Write a number with as many digits as it is worth."""
+    if value is None:
+        return ""
+    if value == int(value) and value < 1000:
+        return str(int(value))
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def as_text(figures: Iterable[Figure]) -> str:
+    """Lay the figures out for a terminal."""
+    rows = [HEAD, *(figure.cells() for figure in figures)]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(HEAD) - 1)]
+    return "\n".join(
+        "  ".join([*(f"{row[at]:{width}}" for at, width in enumerate(widths)), row[-1]]).rstrip()
+        for row in rows
+    )
+
+
+def as_markdown(figures: Iterable[Figure]) -> str:
+    """Lay the figures out as a table of Markdown."""
+    rows = [HEAD, ("---",) * len(HEAD), *(figure.cells() for figure in figures)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def machine() -> dict[str, str]:
+    """Return what the figures depend on, beside our code."""
+    with open("/proc/cpuinfo") as lines:
+        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "CPU": f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores",
+        "memory": f"{memory:.0f} GB",
+        "system": platform.platform(terse=True),
+        "Python": platform.python_version(),
+        "SQLite": sqlite3.sqlite_version,
+        **{name: metadata.version(name) for name in PACKAGES if _installed(name)},
+    }
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,216 @@
+"""What the benchmarks stand on: a simulated Garmin in its own process, a database, sessions in it.
+
+``python -m benchmarks.stage NAME DATABASE [--quick]`` runs one benchmark on one database, and prints
+what it measured as one line of JSON.
+"""
+
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import Figure
+from garmin_auth.testing import RemoteGarminSimulator
+
+ROOT = Path(__file__).resolve().parent.parent
+PATH = "/userprofile-service/socialProfile"
+PASSWORD = "correct horse"
+
+SIMULATOR = """
+import sys
+from garmin_auth.testing import GarminSimulator
+with GarminSimulator() as garmin:
+    print(garmin.control_url, flush=True)
+    sys.stdin.read()
+"""
+
+
+class Stage:
+    """What a benchmark is given.
+
+    Args:
+        garmin: the simulator.
+        database: ``"sqlite"`` or ``"postgresql"``.
+        quick: whether to take tiny numbers, to see that the benchmark runs.
+    """
+
+    def __init__(self, garmin: RemoteGarminSimulator, database: str, quick: bool) -> None:
+        self.garmin, self.database, self.quick = garmin, database, quick
+
+    def size(self, number: int, quick: int) -> int:
+        return quick if self.quick else number
+
+    def connect(self, number: int) -> list[tuple[Any, str]]:
+        """Store so many new sessions, each of its own Garmin account; return users and sessions."""
+        from django.contrib.auth.models import User
+
+        from garmin_auth.models import GarminAuthenticationState as State
+
+        have = User.objects.count()
+        users = [User(username=f"user {have + n}") for n in range(number)]
+        users = User.objects.bulk_create(users, batch_size=1000)
+        sessions = []
+        for user in users:
+            email = f"{user.pk}@garmin.example"
+            self.garmin.add_account(email, PASSWORD)
+            sessions.append((user, self.garmin.issue_session(email)))
+        for user, data in sessions:
+            State.objects.connect(
+                user.pk, engine="garth", session_data=data, account_name=None, validated_at=None
+            )
+        return sessions
+
+    def fill(self, number: int) -> None:
+        """Add rows until there are so many, as a site has them; their sessions are not used."""
+        from django.contrib.auth.models import User
+        from django.db import connection
+        from django.utils import timezone
+
+        from garmin_auth.models import GarminAuthenticationState as State
+
+        now, have = timezone.now(), User.objects.count()
+        self.garmin.add_account(f"{have}@garmin.example", PASSWORD)
+        data = self.garmin.issue_session(f"{have}@garmin.example")
+        for start in range(have, number, 5000):
+            users = User.objects.bulk_create(
+                User(
+                    username=f"user{n:06}",
+                    first_name=f"First{n % 997}",
+                    last_name=f"Last{n % 1009}",
+                    email=f"user{n:06}@site.example",
+                )
+                for n in range(start, min(start + 5000, number))
+            )
+            State.objects.bulk_create(
+                self._row(State, user.pk, n, data, now) for n, user in enumerate(users, start)
+            )
+        # Not in the order of their keys, as life has it; then as autovacuum would leave it.
+        rows = State.objects.all()
+        for rest in range(7):
+            changed = now - timedelta(minutes=rest)
+            rows.filter(pk__in=rows.filter(user__username__endswith=rest).values("pk")).update(
+                updated_at=changed
+            )
+        if self.database == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("VACUUM ANALYZE")
+
+    @staticmethod
+    def _row(model: Any, user_id: Any, n: int, data: str, now: Any) -> Any:
+        """Of each kind there are enough among 1,000 for a full page of the admin's list."""
+        state = model(user_id=user_id, engine="garth" if n % 10 < 7 else "garminconnect")
+        kind = n % 100
+        if kind < 70:  # Connected, and of these 12 not yet used.
+            state.session_data = data
+            state.connected_at = now - timedelta(days=n % 300)
+            state.last_validated = now - timedelta(minutes=n % 600) if kind < 58 else None
+            state.last_checked_at = state.last_validated
+            state.ended_reason = ""
+            if state.engine == "garth":
+                state.session_ends_at = now + timedelta(days=365 - n % 300)
+        elif kind < 74:
+            state.ended_reason = "never"
+        elif kind < 88:
+            state.ended_reason = "expired"
+            state.last_validated = now - timedelta(days=8 + n % 90)
+        else:
+            state.mfa_pending, state.mfa_challenge = True, "{}"
+            state.mfa_started_at = now - timedelta(seconds=n % 500)
+        return state
+
+
+def alternate(rounds: int, **works: Callable[[], Any]) -> dict[str, list[float]]:
+    """Time these in turn, in as many rounds, and return the seconds of each by its name.
+
+    Each has one turn before, to warm up; every other round goes backwards.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        work()
+    for number in range(rounds):
+        for name, work in list(works.items())[:: -1 if number % 2 else 1]:
+            began = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def ratios(ours: list[float], theirs: list[float]) -> list[float]:
+    """Return the ratio of each round."""
+    return [one / other for one, other in zip(ours, theirs, strict=True)]
+
+
+def per_item(seconds: list[float], number: int) -> str:
+    return f"{statistics.median(seconds) / number * 1000:.2f} ms"
+
+
+@contextmanager
+def simulator() -> Iterator[RemoteGarminSimulator]:
+    """Run a simulator in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SIMULATOR],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield RemoteGarminSimulator(process.stdout.readline().strip())
+    finally:
+        process.stdin.close()
+        process.wait(30)
+
+
+@contextmanager
+def database() -> Iterator[None]:
+    """Make a database by Django's test runner, with a name of its own, and drop it in the end."""
+    from django.db import connection
+    from django.test.runner import DiscoverRunner
+
+    name = f"garmin_auth_benchmark_{os.getpid()}"
+    path = "" if connection.vendor != "sqlite" else "/tmp/"
+    connection.settings_dict["TEST"]["NAME"] = path + name + (".sqlite3" if path else "")
+    runner = DiscoverRunner(interactive=False, verbosity=0)
+    old = runner.setup_databases()
+    # Child processes find it by this.
+    os.environ["GARMIN_AUTH_DATABASE_NAME"] = str(connection.settings_dict["NAME"])
+    try:
+        yield
+    finally:
+        runner.teardown_databases(old)
+
+
+def main() -> None:
+    name, on, *options = sys.argv[1:]
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+    os.environ["GARMIN_AUTH_TEST_DATABASE"] = on
+    # Of garth itself, which every benchmark that has it imports.
+    warnings.filterwarnings("ignore", "Garth is deprecated", DeprecationWarning)
+    with simulator() as garmin:
+        # Ours is led by its settings, which read the former; the libraries are led by the latter.
+        os.environ.update({**garmin.environment, **garmin.library_environment})
+        import django
+
+        django.setup()
+        with database():
+            stage = Stage(garmin, on, "--quick" in options)
+            figures: list[Figure] = list(
+                importlib.import_module(f"benchmarks.{name}").measure(stage)
+            )
+    print(json.dumps([asdict(figure) for figure in figures]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Start-up: CPU time of ``manage.py check`` with the app, against the same site without it.
+
+Both have Django's admin and an app of their own whose models import ``fernet_fields``; one of them
+also has ``garmin_auth``, with its URLs. Child processes in turn, user and system time of each.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.figures import Figure
+from benchmarks.stage import ROOT, Stage, ratios
+
+DATABASES = ("sqlite",)
+
+SETTINGS = """
+from tests.settings import *
+INSTALLED_APPS = [app for app in INSTALLED_APPS if app not in ("garmin_auth", "tests")] + {apps!r}
+ROOT_URLCONF = "{name}_urls"
+"""
+URLS = """
+from django.contrib import admin
+from django.urls import include, path
+urlpatterns = [path("admin/", admin.site.urls)] + [path("garmin/", include(name)) for name in {urls}]
+"""
+SITES = {
+    "with": {"apps": ["vault", "garmin_auth"], "urls": ["garmin_auth.urls"]},
+    "without": {"apps": ["vault"], "urls": []},
+}
+
+
+def measure(stage: Stage) -> Iterator[Figure]:
+    with tempfile.TemporaryDirectory() as folder:
+        vault = Path(folder, "vault")
+        vault.mkdir()
+        Path(vault, "__init__.py").touch()
+        Path(vault, "models.py").write_text("from fernet_fields import EncryptedTextField\n")
+        for name, site in SITES.items():
+            Path(folder, f"{name}_settings.py").write_text(SETTINGS.format(name=name, **site))
+            Path(folder, f"{name}_urls.py").write_text(URLS.format(**site))
+        seconds: dict[str, list[float]] = {name: [] for name in SITES}
+        for name in SITES:
+            check(name, folder)  # Byte code is written, and files are cached.
+        for number in range(stage.size(40, 1)):
+            for name in list(SITES)[:: -1 if number % 2 else 1]:
+                seconds[name].append(check(name, folder))
+    ours, theirs = (sorted(seconds[name])[len(seconds[name]) // 2] for name in SITES)
+    yield Figure.of(
+        "with the app, of the CPU time without",
+        ratios(seconds["with"], seconds["without"]),
+        at_most=1.05,
+        note=f"{ours * 1000:.0f} ms of {theirs * 1000:.0f} ms",
+    )
+
+
+def check(site: str, folder: str) -> float:
+    """Run ``manage.py check`` of this site, and return the CPU seconds that it took."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "manage.py"), "check"],
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": f"{site}_settings",
+            "PYTHONPATH": f"{folder}:{ROOT}",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, f"manage.py check of the site {site} the app has failed"
+    return usage.ru_utime + usage.ru_stime

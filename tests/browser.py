@@ -1,0 +1,81 @@
+"""Chromium as the tests hold it, and how to use a page without a mouse."""
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from .services import chromium_path
+
+SIZES = {"narrow": {"width": 320, "height": 720}, "wide": {"width": 1280, "height": 900}}
+SCHEMES = ("light", "dark")
+# With GARMIN_AUTH_SCREENSHOTS=1 the pictures of the docs are taken anew.
+SCREENSHOTS = Path(__file__).resolve().parent.parent / "docs" / "screenshots"
+TAKE_SCREENSHOTS = os.environ.get("GARMIN_AUTH_SCREENSHOTS") == "1"
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+class StrictPolicy:
+    """Middleware: the strictest Content-Security-Policy that a page with its own files can have."""
+
+    def __init__(self, get_response):
+        self.get_response = get_response
+
+    def __call__(self, request):
+        response = self.get_response(request)
+        response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+        return response
+
+
+@contextmanager
+def chromium():
+    """Run the system's Chromium, headless, reaching nothing but what a page asks it to."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium_path(),
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+            ],
+        )
+        yield browser
+        browser.close()
+
+
+def focused(page):
+    """Return what a screen reader would call the element that has the focus."""
+    return page.evaluate(
+        """() => {
+            const element = document.activeElement;
+            const label = element.labels && element.labels.length ? element.labels[0] : element;
+            return label.innerText.trim().replace(/\\s+/g, " ");
+        }"""
+    )
+
+
+def tab_to(page, name):
+    """Press Tab until the element of that name has the focus."""
+    seen = []
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if focused(page) == name:
+            return
+        seen.append(focused(page))
+    raise AssertionError(f"Tab never comes to {name!r}, but to {seen}.")
+
+
+def screenshot(page, name):
+    """Take a picture for the docs, where that is asked for."""
+    if TAKE_SCREENSHOTS:
+        SCREENSHOTS.mkdir(exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)

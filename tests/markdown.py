@@ -1,0 +1,112 @@
+"""Fenced blocks of the documentation, with what HTML comments before them tell the tests.
+
+``<!-- not run: REASON -->`` right before a block leaves it out; ``<!-- exits: 3 -->`` says how its
+last command ends; ``<!-- needs: garminconnect -->`` what must be installed; ``<!-- terminal: NAME -->``
+that its last command goes on running; ``<!-- browser: … -->``, anywhere, what the reader does there.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+COMMENT = re.compile(r"\s*<!-- ([\w ]+): (.+?) -->\s*")
+FENCE = re.compile(r"(\s*)(```+)(\w*)\s*(.*)")
+AT_ITS_END = " (at its end)"
+
+
+@dataclass
+class Block:
+    """A fenced block.
+
+    Args:
+        page: the file, from the repository's root.
+        line: where it begins.
+        language: the first word of its info string.
+        title: a file's name, where the info string has one.
+        text: what it holds.
+        marks: the comments right before it, by their first words.
+    """
+
+    page: str
+    line: int
+    language: str
+    title: str
+    text: str
+    marks: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    @property
+    def commands(self) -> list[tuple[str, list[str]]]:
+        """The commands after ``$``, each with the lines of output that it is said to have."""
+        found: list[tuple[str, list[str]]] = []
+        for line in self.text.replace("\\\n", " ").splitlines():
+            if line.startswith("$ "):
+                found.append((line[2:].strip(), []))
+            elif found and line.strip():
+                found[-1][1].append(line)
+        return found
+
+    def write_to(self, folder: Path) -> Path:
+        """Do what its title says: make the file, or add to it."""
+        path = folder / self.title.removesuffix(AT_ITS_END)
+        before = path.read_text() if self.title.endswith(AT_ITS_END) else ""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{before}\n{self.text}" if before else self.text)
+        return path
+
+
+@dataclass
+class Direction:
+    """What a reader does in a browser."""
+
+    page: str
+    line: int
+    verb: str
+    rest: str
+
+    @property
+    def fields(self) -> dict[str, str]:
+        return dict(word.split("=", 1) for word in shlex.split(self.rest))
+
+
+def steps(path: Path) -> list[Block | Direction]:
+    """Return the blocks of a page and the directions between them, in order."""
+    page = str(path.relative_to(ROOT))
+    found: list[Block | Direction] = []
+    marks: dict[str, str] = {}
+    lines = iter(enumerate(path.read_text().splitlines(), 1))
+    for number, line in lines:
+        if comment := COMMENT.fullmatch(line):
+            if comment[1] == "browser":
+                verb, _, rest = comment[2].partition(" ")
+                found.append(Direction(page, number, verb, rest))
+            marks[comment[1]] = comment[2]
+        elif fence := FENCE.fullmatch(line):
+            indent, ticks, language, info = fence.groups()
+            text = []
+            for _, inside in lines:
+                if inside.strip() == ticks:
+                    break
+                text.append(inside.removeprefix(indent))
+            title = re.search(r'title="([^"]+)"', info)
+            content = "\n".join(text) + "\n"
+            found.append(Block(page, number, language, title[1] if title else "", content, marks))
+            marks = {}
+        else:
+            marks = {}
+    return found
+
+
+def blocks(path: Path) -> list[Block]:
+    """Return the fenced blocks of a page, in order."""
+    return [step for step in steps(path) if isinstance(step, Block)]

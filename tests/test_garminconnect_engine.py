@@ -1,0 +1,647 @@
+"""The garminconnect engine against the simulator: what comes out of it, call by call.
+
+The library is as it was installed, but for the length of its pauses, which are for Garmin's eyes;
+test_garminconnect_sessions.py and the demo wait for them.
+"""
+
+import io
+import json
+import logging
+import os
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytest.importorskip("garminconnect", reason="garminconnect needs Python 3.12 or newer")
+
+import garminconnect
+
+from garmin_auth.engines import get_engine
+from garmin_auth.engines.base import Challenge, NewSession
+from garmin_auth.engines.garminconnect_login import LoginClient
+from garmin_auth.exceptions import (
+    AccountLocked,
+    CaptchaRequired,
+    ChallengeExpired,
+    GarminAuthError,
+    GarminRequestError,
+    GarminUnavailable,
+    InvalidCredentials,
+    RateLimited,
+    SessionExpired,
+    SessionUnreadable,
+)
+
+from .conftest import EMAIL, PASSWORD
+
+PROFILE = "/userprofile-service/socialProfile"
+LOGIN_STEPS = ("sign_in", "widget_embed", "portal_sign_in")
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    for flow in ("MOBILE_DELAY", "WIDGET_DELAY", "LOGIN_DELAY"):
+        for end in ("MIN_S", "MAX_S"):
+            monkeypatch.setattr(f"garminconnect.client.sso.{flow}_{end}", 0.01)
+
+
+@pytest.fixture
+def engine():
+    return get_engine("garminconnect")
+
+
+@pytest.fixture
+def stored(garmin, account):
+    return garmin.issue_session(account, engine="garminconnect")
+
+
+@pytest.fixture
+def expired(garmin, account):
+    return garmin.issue_session(account, engine="garminconnect", access_expired=True)
+
+
+@pytest.fixture
+def session(engine, stored):
+    return engine.open(stored, None)
+
+
+@pytest.fixture
+def challenge(engine, mfa_account):
+    challenge = engine.login(mfa_account, PASSWORD)
+    return json.loads(json.dumps(challenge.state))
+
+
+@pytest.fixture
+def led_by_the_environment(garmin, monkeypatch):
+    """The widget flow follows the environment only."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in garmin.library_environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def tokens(data):
+    return json.loads(data)
+
+
+def outcome(call, *arguments):
+    """What a call returned or raised, by name; nothing may be chained to it."""
+    try:
+        result = call(*arguments)
+    except GarminAuthError as exc:
+        result = exc
+    assert getattr(result, "__cause__", None) is None
+    assert getattr(result, "__context__", None) is None
+    return type(result).__name__
+
+
+# Login
+
+
+def test_a_login_gives_exactly_what_the_library_dumps(engine, account, garmin):
+    result = engine.login(account, PASSWORD)
+
+    assert isinstance(result, NewSession)
+    assert (result.account_name, result.validated) == (EMAIL, True)
+    client = garminconnect.client.Client()
+    client.loads(result.session_data)
+    assert client.dumps() == result.session_data
+    steps = [entry["step"] for entry in garmin.log if entry["step"] != "connect"]
+    assert steps == ["sign_in", "login", "di_exchange", "api"]
+    assert engine.account_name(engine.open(result.session_data, None)) == EMAIL
+
+
+def test_a_code_is_finished_by_another_client(engine, challenge, garmin):
+    result = engine.submit_code(challenge, garmin.mfa_code(EMAIL))
+
+    assert (result.account_name, result.validated) == (EMAIL, True)
+    assert challenge["sent_to"].startswith("an")
+    assert "*" in challenge["sent_to"]
+
+
+def test_the_challenge_holds_no_password_and_no_code(challenge, garmin):
+    text = json.dumps(challenge)
+
+    assert PASSWORD not in text
+    assert garmin.mfa_code(EMAIL) not in text
+
+
+def test_a_wrong_code_is_asked_once_and_the_right_one_still_works(engine, challenge, garmin):
+    again = engine.submit_code(challenge, "000000")
+
+    assert isinstance(again, Challenge)
+    # The library would try the same code at a second address, and use up two of Garmin's tries.
+    assert garmin.counts["verify_code"] + garmin.counts["portal_verify_code"] == 1
+    state = json.loads(json.dumps(again.state))
+    assert isinstance(engine.submit_code(state, garmin.mfa_code(EMAIL)), NewSession)
+
+
+def test_a_fault_at_the_code_is_no_wrong_code(engine, challenge, garmin):
+    for step in ("verify_code", "portal_verify_code"):
+        garmin.fail(step, "status", status=503)
+
+    with pytest.raises(GarminUnavailable):
+        engine.submit_code(challenge, "123456")
+
+    assert isinstance(engine.submit_code(challenge, garmin.mfa_code(EMAIL)), NewSession)
+
+
+def test_a_rate_limit_at_the_code_is_said(engine, challenge, garmin):
+    for step in ("verify_code", "portal_verify_code"):
+        garmin.fail(step, "rate_limited", retry_after=77)
+
+    with pytest.raises(RateLimited) as caught:
+        engine.submit_code(challenge, "123456")
+
+    assert caught.value.retry_after == 77
+
+
+def test_a_404_with_a_string_for_an_error_is_unavailable(engine, challenge, garmin):
+    garmin.fail("verify_code", "error_string")
+
+    with pytest.raises(GarminUnavailable):
+        engine.submit_code(challenge, "123456")
+
+
+def test_a_fault_after_an_accepted_code_says_that_it_is_spent(engine, challenge, garmin):
+    garmin.fail("di_exchange", "status", status=503, times=None)
+
+    with pytest.raises(ChallengeExpired) as caught:
+        engine.submit_code(challenge, garmin.mfa_code(EMAIL))
+
+    assert caught.value.reason == "spent"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"engine": "garth"},
+        {"domain": "garmin.cn"},
+        {"client_state": None},
+        {"client_state": {"domain": "garmin.com"}},
+        {"client_state": []},
+        {"account_name": 1},
+    ],
+)
+def test_a_foreign_challenge_is_unreadable(engine, challenge, change):
+    with pytest.raises(SessionUnreadable):
+        engine.submit_code({**challenge, **change}, "123456")
+
+
+def test_what_garmin_says_at_the_password(engine, garmin, settings):
+    """Verdicts end the login; what says nothing certain lets the library try its other flows."""
+    expected = {
+        "wrong password": (None, InvalidCredentials),
+        "locked": ("locked", AccountLocked),
+        "disabled": ("disabled", AccountLocked),
+    }
+    for name, (fault, _) in expected.items():
+        email = f"{name.replace(' ', '.')}@example.com"
+        garmin.add_account(email, PASSWORD)
+        if fault:
+            garmin.fail("login", fault, account=email, times=None)
+
+    def login(name):
+        email = f"{name.replace(' ', '.')}@example.com"
+        return outcome(engine.login, email, "wrong" if "wrong" in name else PASSWORD)
+
+    with ThreadPoolExecutor() as pool:
+        found = dict(zip(expected, pool.map(login, expected), strict=True))
+
+    assert found == {name: error.__name__ for name, (_, error) in expected.items()}
+    assert garmin.counts["login"] == 3  # No other flow, no other fingerprint was tried.
+    assert garmin.counts["portal_login"] == 0
+
+
+def test_a_login_refused_by_all_flows_is_rate_limited(engine, account, garmin):
+    for step in LOGIN_STEPS:
+        garmin.fail(step, "rate_limited", times=None, retry_after=120)
+
+    with pytest.raises(RateLimited) as caught:
+        engine.login(account, PASSWORD)
+
+    assert caught.value.retry_after == 120
+    assert garmin.counts["login"] == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "options", "error"),
+    [
+        ("blocked", {}, GarminUnavailable),
+        ("status", {"status": 503}, GarminUnavailable),
+        ("reset", {}, GarminUnavailable),
+    ],
+)
+def test_a_fault_at_the_door_is_unavailable(engine, account, garmin, fault, options, error):
+    for step in ("login", "portal_login"):
+        garmin.fail(step, "blocked", times=None)
+    for step in LOGIN_STEPS:
+        garmin.fail(step, fault, times=None, **options)
+
+    # A 503 for a page does not stop the library: it goes on to the password after its pause.
+    if fault == "status":
+        garmin.fail("sign_in", "blocked", times=None)
+        garmin.heal("portal_sign_in")
+        garmin.fail("portal_sign_in", "reset", times=None)
+    assert outcome(engine.login, account, PASSWORD) == error.__name__
+
+
+def test_a_captcha_lets_the_next_flow_try(engine, account, garmin):
+    garmin.fail("login", "captcha")
+
+    assert isinstance(engine.login(account, PASSWORD), NewSession)
+
+
+def test_a_captcha_everywhere_is_said(engine, account, garmin):
+    garmin.fail("login", "captcha", times=None)
+    garmin.fail("portal_sign_in", "reset", times=None)
+
+    with pytest.raises(CaptchaRequired):
+        engine.login(account, PASSWORD)
+
+
+def test_a_login_that_ends_with_a_cookie_has_failed(engine, account, garmin):
+    """The library's JWT_WEB fallback would give a session of nulls."""
+    garmin.fail("di_exchange", "status", status=503, times=None)
+    garmin.fail("portal_sign_in", "reset", times=None)
+
+    with pytest.raises(GarminUnavailable):
+        engine.login(account, PASSWORD)
+
+    assert garmin.counts["jwt_web"] == 0
+
+
+def test_a_deadline_ends_a_login_before_its_next_request(engine, account, garmin, monkeypatch):
+    monkeypatch.setattr("garmin_auth.engines.garminconnect.LOGIN_TIMEOUT", 1)
+    garmin.fail("sign_in", "stall", seconds=30, times=None)
+    garmin.fail("portal_sign_in", "stall", seconds=30, times=None)
+
+    assert outcome(engine.login, account, PASSWORD) == "GarminUnavailable"
+    assert garmin.counts["sign_in"] == 1
+
+
+@pytest.mark.usefixtures("led_by_the_environment")
+class TestWidget:
+    @pytest.fixture(autouse=True)
+    def only_the_widget(self, garmin):
+        for step in ("sign_in", "portal_sign_in"):
+            garmin.fail(step, "rate_limited", times=None)
+
+    def test_a_login(self, engine, account, garmin):
+        assert isinstance(engine.login(account, PASSWORD), NewSession)
+        assert garmin.counts["widget_login"] == 1
+
+    def test_a_code(self, engine, mfa_account, garmin):
+        state = json.loads(json.dumps(engine.login(mfa_account, PASSWORD).state))
+
+        again = engine.submit_code(state, "000000")
+        assert isinstance(again, Challenge)
+        assert isinstance(engine.submit_code(again.state, garmin.mfa_code(EMAIL)), NewSession)
+
+    @pytest.mark.parametrize(
+        ("title", "error"),
+        [
+            ("Invalid sign in", InvalidCredentials),
+            ("Account Locked", AccountLocked),
+            ("Something New", RateLimited),  # As the other flows have met.
+        ],
+    )
+    def test_the_title_of_its_page_is_the_verdict(self, engine, account, garmin, title, error):
+        garmin.fail("widget_login", "titled_page", title=title)
+
+        assert outcome(engine.login, account, PASSWORD) == error.__name__
+
+
+def test_the_widget_is_left_out_where_the_environment_leads_elsewhere(engine, account, garmin):
+    for step in ("sign_in", "portal_sign_in"):
+        garmin.fail(step, "rate_limited", times=None)
+
+    with pytest.raises(RateLimited):
+        engine.login(account, PASSWORD)
+
+    assert garmin.counts["widget_embed"] == 0
+
+
+def test_the_environment_leads_no_other_flow_astray(engine, account, monkeypatch):
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("CURL_CA_BUNDLE", os.devnull)
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("GARMINTOKENS", "/nonexistent/tokens")
+
+    assert isinstance(engine.login(account, PASSWORD), NewSession)
+
+
+# Refresh
+
+
+def test_a_refresh_rotates_both_tokens(engine, expired, garmin):
+    fresh = engine.refresh(expired)
+
+    assert tokens(fresh)["di_token"] != tokens(expired)["di_token"]
+    assert tokens(fresh)["di_refresh_token"] != tokens(expired)["di_refresh_token"]
+    assert engine.account_name(engine.open(fresh, None)) == EMAIL
+
+
+def test_a_used_refresh_token_is_dead(engine, expired):
+    engine.refresh(expired)
+
+    with pytest.raises(SessionExpired):
+        engine.refresh(expired)
+
+
+@pytest.mark.parametrize(
+    ("fault", "options", "error"),
+    [
+        ("invalid_grant", {}, SessionExpired),
+        ("oauth_error", {}, GarminUnavailable),
+        ("rate_limited", {}, RateLimited),
+        ("rate_limited_427", {}, RateLimited),
+        ("rate_limited_200", {}, RateLimited),
+        ("blocked", {}, GarminUnavailable),
+        ("status", {"status": 401}, GarminUnavailable),
+        ("status", {"status": 500}, GarminUnavailable),
+        ("status", {"status": 400}, GarminUnavailable),
+        ("html", {}, GarminUnavailable),
+        ("truncated_json", {}, GarminUnavailable),
+        ("wrong_json", {}, GarminUnavailable),
+        ("reset", {}, GarminUnavailable),
+        ("reset_mid_body", {}, GarminUnavailable),
+        ("drop_after", {}, GarminUnavailable),
+    ],
+)
+def test_only_invalid_grant_is_death(engine, expired, garmin, fault, options, error):
+    """The library raises one authentication error for all of them."""
+    garmin.fail("di_refresh", fault, **options)
+
+    assert outcome(engine.refresh, expired) == error.__name__
+
+
+def test_a_refresh_has_a_deadline(engine, expired, garmin, monkeypatch):
+    monkeypatch.setattr("garmin_auth.engines.garminconnect.REFRESH_TIMEOUT", 0.5)
+    garmin.fail("di_refresh", "trickle", interval=0.2)
+
+    assert outcome(engine.refresh, expired) == "GarminUnavailable"
+
+
+def test_a_redirect_to_another_host_is_not_followed(engine, expired, garmin):
+    garmin.fail("di_refresh", "redirect", location="https://evil.example/")
+
+    assert outcome(engine.refresh, expired) == "GarminUnavailable"
+    assert garmin.counts["refused_host"] == 0
+
+
+# A session in use
+
+
+def test_the_client_is_the_librarys(session):
+    client = session.client
+
+    assert isinstance(client, garminconnect.Garmin)
+    assert client.get_stats("2026-11-22")["calendarDate"] == "2026-11-22"
+    assert client.connectapi(PROFILE)["userName"] == EMAIL
+    assert client.full_name == "Ana"
+    assert client.get_full_name() == "Ana"
+    assert session.worked
+
+
+def test_an_expired_access_token_is_renewed_before_the_call(engine, expired, garmin):
+    session = engine.open(expired, lambda: engine.refresh(expired))
+
+    assert session.client.connectapi(PROFILE)["userName"] == EMAIL
+    assert garmin.counts["di_refresh"] == 1
+    assert garmin.counts["api"] == 1
+    assert session.session_data() != expired
+
+
+def test_a_refused_access_token_is_renewed_once_and_the_body_sent_again(
+    engine, stored, garmin, account
+):
+    session = engine.open(stored, lambda: engine.refresh(stored))
+    garmin.expire_access_tokens(account)
+
+    uploaded = io.BytesIO(b"the whole file")
+    session.client.client.post(
+        "connectapi", "/upload-service/upload", files={"file": ("run.fit", uploaded)}, api=True
+    )
+
+    assert garmin.counts["di_refresh"] == 1
+    assert garmin.uploads[-1]["size"] == len(b"the whole file")
+
+
+def test_threads_of_a_block_renew_once(engine, stored, garmin, account):
+    refreshes = []
+
+    def renew():
+        refreshes.append(1)
+        return engine.refresh(stored)
+
+    session = engine.open(stored, renew)
+    garmin.expire_access_tokens(account)
+    start = threading.Barrier(8)
+
+    def call(_):
+        start.wait()
+        return session.client.connectapi(PROFILE)["userName"]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(call, range(8))) == [EMAIL] * 8
+    assert len(refreshes) == 1
+
+
+def test_what_renewal_raises_is_what_the_call_raises(engine, expired):
+    def renew():
+        raise SessionExpired("over")
+
+    session = engine.open(expired, renew)
+
+    for call in (lambda: session.client.connectapi(PROFILE), lambda: session.client.full_name):
+        assert outcome(call) == "SessionExpired"
+    assert outcome(session.client.get_stats, "2026-11-22") == "SessionExpired"
+
+
+@pytest.mark.parametrize(
+    ("fault", "options", "error"),
+    [
+        ("status", {"status": 404}, GarminRequestError),
+        ("status", {"status": 400}, GarminRequestError),
+        ("status", {"status": 500}, GarminUnavailable),
+        ("blocked", {}, GarminUnavailable),
+        ("rate_limited", {}, RateLimited),
+        ("rate_limited_427", {}, RateLimited),
+        ("rate_limited_200", {}, RateLimited),
+        ("html", {}, GarminUnavailable),
+        ("truncated_json", {}, GarminUnavailable),
+        ("reset", {}, GarminUnavailable),
+        ("reset_mid_body", {}, GarminUnavailable),
+    ],
+)
+def test_what_a_call_meets_is_ours(session, garmin, fault, options, error):
+    heard = []
+    session.client.client._api_session._after = heard.append
+    garmin.fail("api", fault, times=None, **options)
+
+    assert outcome(session.client.connectapi, PROFILE) == error.__name__
+    assert outcome(session.client.get_stats, "2026-11-22") == error.__name__
+
+
+def test_a_mistake_of_the_caller_stays_one(session, garmin):
+    with pytest.raises(ValueError, match="cdate"):
+        session.client.get_stats("yesterday")
+    with pytest.raises(TypeError):
+        session.client.get_stats()
+
+    assert garmin.counts["api"] == 0
+
+
+def test_a_missing_thing_is_what_the_library_wants_to_know(session, garmin):
+    """Its own code catches its own 404; ours comes out of the outermost call only."""
+    garmin.fail("api", "status", status=404, times=None)
+
+    with pytest.raises(GarminRequestError) as caught:
+        session.client.get_activity("1")
+
+    assert caught.value.status == 404
+
+
+def test_before_and_after_see_each_call(engine, stored, garmin):
+    seen = []
+    session = engine.open(
+        stored, None, before=lambda: seen.append("before"), after=lambda error: seen.append(error)
+    )
+
+    session.client.connectapi(PROFILE)
+
+    assert seen == ["before", None]
+
+
+def test_before_may_refuse(engine, stored, garmin):
+    def refuse():
+        raise RateLimited(5)
+
+    session = engine.open(stored, None, before=refuse)
+
+    assert outcome(session.client.connectapi, PROFILE) == "RateLimited"
+    assert garmin.counts["api"] == 0
+
+
+def test_a_call_has_a_deadline(session, garmin, settings):
+    settings.GARMIN_AUTH_TIMEOUT = 0.5
+    garmin.fail("api", "trickle", interval=0.2)
+
+    assert outcome(session.client.connectapi, PROFILE) == "GarminUnavailable"
+
+
+def test_the_client_can_neither_log_in_nor_write_files(session, tmp_path):
+    client = session.client
+    for call in (client.login, client.resume_login, client.logout, client.client.login):
+        with pytest.raises(NotImplementedError):
+            call()
+    with pytest.raises(NotImplementedError):
+        client.client.dump(str(tmp_path))
+    with pytest.raises(NotImplementedError):
+        client.client.loads("{}")
+
+
+def test_a_token_store_in_the_environment_is_left_alone(
+    engine, expired, garmin, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GARMINTOKENS", str(tmp_path))
+    session = engine.open(expired, lambda: engine.refresh(expired))
+
+    session.client.connectapi(PROFILE)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+# Session data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "",
+        "null",
+        "[]",
+        "{}",
+        "not JSON",
+        '{"di_token": null, "di_refresh_token": null, "di_client_id": null}',
+        '{"di_token": "a\\nb", "di_refresh_token": "b", "di_client_id": "c"}',
+        '{"di_token": "a", "di_refresh_token": 1, "di_client_id": "c"}',
+        "[" * 100_000,
+    ],
+)
+def test_other_data_is_unreadable(engine, data):
+    with pytest.raises(SessionUnreadable):
+        engine.open(data, None)
+    with pytest.raises(SessionUnreadable):
+        engine.refresh(data)
+
+
+def test_the_other_domains_session_is_unreadable(engine, stored, settings):
+    """It says its domain only in its token; a refresh there would look like death."""
+    settings.GARMIN_AUTH_DOMAIN = "garmin.cn"
+
+    with pytest.raises(SessionUnreadable, match=r"garmin\.com"):
+        engine.open(stored, None)
+
+
+def test_a_garth_token_is_told_from_ours(engine, garmin, account):
+    with pytest.raises(SessionUnreadable, match="--engine garth"):
+        engine.read_export(garmin.issue_session(account))
+
+
+def test_an_export_and_a_folder_are_read(engine, stored, tmp_path):
+    (tmp_path / "garmin_tokens.json").write_text(stored)
+
+    assert engine.read_export(f" {stored}\n") == stored
+    assert engine.read_folder(tmp_path) == stored
+
+
+def test_a_folder_without_tokens_says_so(engine, tmp_path):
+    with pytest.raises(SessionUnreadable, match=r"There is no garmin_tokens\.json"):
+        engine.read_folder(tmp_path)
+
+
+# What escapes
+
+
+def test_errors_hold_no_secret_and_can_be_pickled(engine, garmin, expired, caplog):
+    caplog.set_level(logging.DEBUG)
+    garmin.fail("di_refresh", "status", status=500, times=None)
+    session = engine.open(expired, lambda: engine.refresh(expired))
+
+    with pytest.raises(GarminUnavailable) as caught:
+        session.client.connectapi(PROFILE)
+
+    text = str(pickle.dumps(caught.value)) + caplog.text + str(caught.value)
+    for secret in tokens(expired).values():
+        if not secret.startswith("GARMIN_CONNECT"):
+            assert secret not in text
+
+
+def test_logins_leave_no_secret_in_any_log(engine, garmin, caplog):
+    caplog.set_level(logging.DEBUG)
+    garmin.add_account(EMAIL, PASSWORD, mfa=True)
+    challenge = engine.login(EMAIL, PASSWORD)
+    session = engine.submit_code(challenge.state, garmin.mfa_code(EMAIL))
+    outcome(engine.login, EMAIL, "another password")
+    for fault in ("rate_limited", "html", "wrong_json", "reset", "error_string"):
+        garmin.heal()
+        garmin.fail("login", fault, times=None)
+        garmin.fail("portal_sign_in", "reset", times=None)
+        assert outcome(engine.login, EMAIL, PASSWORD) in ("RateLimited", "GarminUnavailable")
+
+    secrets = {EMAIL, PASSWORD, "another password", garmin.mfa_code(EMAIL)}
+    secrets |= {value for value in tokens(session.session_data).values() if "_DI" not in value}
+    secrets |= {cookie["value"] for cookie in challenge.state["client_state"]["cookies"]}
+    assert any(record.name.startswith("garminconnect") for record in caplog.records)
+    assert [secret for secret in secrets if secret in caplog.text] == []
+
+
+def test_a_release_without_a_hook_is_refused():
+    for name in ("_http_post", "_widget_web_login", "_restore_mfa_state"):
+        assert name in LoginClient.__dict__
+        assert hasattr(garminconnect.client.Client, name)

@@ -1,0 +1,333 @@
+"""Stored garminconnect sessions: refresh tokens rotate, so whoever loses one loses the session."""
+
+import json
+import signal
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("garminconnect", reason="garminconnect needs Python 3.12 or newer")
+
+from django.db import connections
+
+from garmin_auth.exceptions import (
+    GarminUnavailable,
+    MassFailure,
+    NotConnected,
+    SessionExpired,
+    SessionUnreadable,
+)
+from garmin_auth.health import Outcome, check_session
+from garmin_auth.login import disconnect, import_session, submit_mfa
+from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
+from garmin_auth.rotation import rotate_keys
+from garmin_auth.sessions import garmin_client
+
+from .conftest import EMAIL, PASSWORD, raw_row, state_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+states = GarminAuthenticationState.objects
+PROFILE = "/userprofile-service/socialProfile"
+WORKERS = 32
+
+USE = """
+from django.contrib.auth import get_user_model
+from garmin_auth.sessions import garmin_client
+with garmin_client(get_user_model().objects.get(username="ana")) as client:
+    print(client.connectapi("/userprofile-service/socialProfile")["userName"])
+"""
+LOGIN = """
+import sys
+from django.contrib.auth import get_user_model
+from garmin_auth.login import start_login
+print(start_login(get_user_model().objects.get(username="ana"), sys.argv[1], sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def connect(garmin):
+    """Store a garminconnect session of a Garmin account for a user, without a login."""
+
+    def connect(user, email=EMAIL, **options):
+        garmin.add_account(email, PASSWORD)
+        data = garmin.issue_session(email, engine="garminconnect", **options)
+        states.connect(
+            user.pk,
+            engine="garminconnect",
+            session_data=data,
+            account_name=email,
+            validated_at=None,
+        )
+        return data
+
+    return connect
+
+
+def stored(user):
+    return states.values_list("session_data", flat=True).get(user_id=user.pk)
+
+
+def use(user):
+    with garmin_client(user) as client:
+        return client.connectapi(PROFILE)["userName"]
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "It did not happen in time."
+        time.sleep(0.02)
+
+
+def test_an_expired_session_is_refreshed_once_for_all(user, connect, garmin, start_python):
+    old = json.loads(connect(user, access_expired=True))
+    garmin.latency = 0.3
+    connections.close_all()
+
+    process = start_python("-m", "tests.storm", user.pk, WORKERS)
+    output, errors = process.communicate(timeout=120)
+
+    assert process.returncode == 0, errors
+    assert output.split() == [EMAIL] * WORKERS
+    assert garmin.counts["di_refresh"] == 1
+    new = json.loads(stored(user))
+    assert new["di_refresh_token"] != old["di_refresh_token"]
+    # What is stored is what Garmin has rotated to: the next refresh works too.
+    garmin.latency = 0
+    garmin.expire_access_tokens(EMAIL)
+    assert use(user) == EMAIL
+    assert garmin.counts["di_refresh"] == 2
+
+
+def test_a_login_and_its_code_in_two_processes_give_a_session_for_a_third(user, garmin, run_python):
+    garmin.add_account(EMAIL, PASSWORD, mfa=True)
+
+    printed = run_python(LOGIN, EMAIL, PASSWORD, GARMIN_AUTH_TEST_ENGINE="garminconnect")
+    assert "MFARequired" in printed
+    submit_mfa(user, garmin.mfa_code(EMAIL))
+
+    assert run_python(USE) == EMAIL
+    assert state_of(user).engine == "garminconnect"
+
+
+def test_a_dead_session_is_cleared(user, connect, garmin):
+    connect(user, access_expired=True)
+    garmin.revoke(EMAIL)
+
+    with pytest.raises(SessionExpired):
+        use(user)
+
+    assert (state_of(user).status, state_of(user).ended_reason) == (
+        Status.DISCONNECTED,
+        EndedReason.EXPIRED,
+    )
+
+
+def test_a_token_that_another_worker_has_rotated_is_no_death(user, connect, garmin):
+    """Our copy is refused with invalid_grant; the row tells that somebody was faster."""
+    old = connect(user, access_expired=True)
+    with garmin_client(user) as client:
+        fresh = garmin.issue_session(EMAIL, engine="garminconnect")
+        assert states.replace_session(state_of(user).pk, state_of(user).session_version, fresh)
+        garmin.fail("di_refresh", "invalid_grant", times=None)
+
+        assert client.connectapi(PROFILE)["userName"] == EMAIL
+
+    assert stored(user) == fresh != old
+
+
+@pytest.mark.parametrize(
+    ("fault", "options"),
+    [
+        ("rate_limited", {}),
+        ("status", {"status": 503}),
+        ("status", {"status": 401}),
+        ("blocked", {}),
+        ("html", {}),
+        ("reset", {}),
+    ],
+)
+def test_a_fault_of_the_refresh_keeps_the_bytes(user, connect, garmin, fault, options):
+    connect(user, access_expired=True)
+    before = bytes(raw_row(user)["session_data"])
+    garmin.fail("di_refresh", fault, times=None, **options)
+
+    assert check_session(user).outcome == Outcome.UNKNOWN
+
+    assert bytes(raw_row(user)["session_data"]) == before
+
+
+def test_a_fresh_token_that_is_not_active_is_unknown(user, connect, garmin):
+    connect(user, access_expired=True)
+    garmin.fail("api", "token_inactive", times=None)
+
+    assert check_session(user).outcome == Outcome.UNKNOWN
+
+    garmin.heal("api")
+    assert check_session(user).outcome == Outcome.ACTIVE
+
+
+def test_a_rotation_of_keys_during_the_refresh_loses_no_token(
+    user, connect, garmin, settings, start_python
+):
+    """It raises the version of the row, but the session in it is the one that was refreshed."""
+    old = connect(user, access_expired=True)
+    garmin.latency = 1
+    refreshed = threading.Thread(target=lambda: (use(user), connections.close_all()))
+    refreshed.start()
+    wait_for(lambda: garmin.counts["di_refresh"] == 1)
+
+    row = state_of(user)
+    assert states.replace_session(row.pk, row.session_version, old)  # As rotate() writes.
+    refreshed.join()
+
+    garmin.latency = 0
+    assert json.loads(stored(user))["di_refresh_token"] != json.loads(old)["di_refresh_token"]
+    garmin.expire_access_tokens(EMAIL)
+    assert use(user) == EMAIL
+
+
+def test_rotating_keys_keeps_the_session(user, connect, settings):
+    data = connect(user)
+    settings.FERNET_KEYS = ["a new key", *settings.FERNET_KEYS]
+
+    rotate_keys()
+
+    assert stored(user) == data
+
+
+def test_a_disconnect_during_the_refresh_stays(user, connect, garmin):
+    connect(user, access_expired=True)
+    garmin.latency = 1
+    met = []
+
+    def work():
+        try:
+            use(user)
+        except NotConnected as exc:
+            met.append(exc)
+        connections.close_all()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_for(lambda: garmin.counts["di_refresh"] == 1)
+    disconnect(user)
+    thread.join()
+
+    assert len(met) == 1
+    assert raw_row(user)["session_data"] is None
+
+
+def test_killed_while_garmin_is_asked_the_session_lives(user, connect, garmin, start_python):
+    """The narrow place is between Garmin's answer and our write; before it nothing is lost."""
+    connect(user, access_expired=True)
+    garmin.fail("di_refresh", "stall", seconds=60)
+    connections.close_all()
+    process = start_python("-c", f"import django; django.setup()\n{USE}")
+    wait_for(lambda: garmin.counts["di_refresh"] == 1)
+
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    states.update(lease_expires_at=None)
+
+    assert use(user) == EMAIL
+
+
+def test_a_dropped_database_connection_does_not_cost_the_rotated_token(user, connect, garmin):
+    """On SQLite there is nobody who could drop it."""
+    connection = connections["default"]
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite has no connection to lose")
+    connect(user, access_expired=True)
+    garmin.latency = 1
+    done = []
+
+    def work():
+        done.append(use(user))
+        connections.close_all()
+
+    with connection.cursor() as cursor:
+        ids = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+        if connection.vendor == "mysql":
+            ids = "SELECT id FROM information_schema.processlist WHERE db = database()"
+        cursor.execute(ids)
+        before = {row[0] for row in cursor.fetchall()}
+        thread = threading.Thread(target=work)
+        thread.start()
+        wait_for(lambda: garmin.counts["di_refresh"] == 1)
+        cursor.execute(ids)
+        (workers,) = {row[0] for row in cursor.fetchall()} - before
+        cursor.execute(
+            f"KILL {workers}"
+            if connection.vendor == "mysql"
+            else f"SELECT pg_terminate_backend({workers})"
+        )
+    thread.join()
+
+    assert done == [EMAIL]
+    garmin.latency = 0
+    garmin.expire_access_tokens(EMAIL)
+    assert use(user) == EMAIL
+
+
+def test_garths_alarm_is_not_lifted_by_an_accepted_garminconnect_refresh(
+    user, connect, garmin, settings, django_user_model
+):
+    """With a wrong consumer key garth's sessions are refused; garminconnect needs no such key."""
+    connect(user)
+    people = [django_user_model.objects.create_user(f"user {n}") for n in range(4)]
+    for n, person in enumerate(people):
+        garmin.add_account(f"{n}@example.com", PASSWORD)
+        data = garmin.issue_session(f"{n}@example.com", access_expired=True)
+        states.connect(
+            person.pk, engine="garth", session_data=data, account_name=None, validated_at=None
+        )
+    settings.GARMIN_AUTH_OAUTH_CONSUMER = {"consumer_key": "wrong", "consumer_secret": "secret"}
+    found = []
+    for person in people:
+        garmin.expire_access_tokens(EMAIL)
+        assert use(user) == EMAIL  # Garmin accepts this one's refresh between all of those.
+        found.append(type(check_session(person).error))
+
+    assert found == [SessionExpired, SessionExpired, MassFailure, MassFailure]
+
+
+def test_an_import_is_checked_and_stored(user, garmin):
+    garmin.add_account(EMAIL, PASSWORD)
+    data = garmin.issue_session(EMAIL, engine="garminconnect", access_expired=True)
+
+    import_session(user, data, engine="garminconnect", check=True)
+
+    assert state_of(user).engine == "garminconnect"
+    assert stored(user) != data  # Refreshed on the way, and the rotated token stored.
+    assert use(user) == EMAIL
+    assert state_of(user).session_ends_at is None
+
+
+def test_a_session_of_nulls_is_unreadable_and_kept(user, connect):
+    connect(user)
+    nulls = '{"di_token": null, "di_refresh_token": null, "di_client_id": null}'
+    states.replace_session(state_of(user).pk, state_of(user).session_version, nulls)
+
+    with pytest.raises(SessionUnreadable):
+        use(user)
+
+    assert stored(user) == nulls
+
+
+def test_a_rate_limited_refresh_pauses_the_site(user, connect, garmin):
+    connect(user, access_expired=True)
+    garmin.fail("di_refresh", "rate_limited", retry_after=300)
+    assert check_session(user).outcome == Outcome.UNKNOWN
+
+    assert check_session(user).outcome == Outcome.UNKNOWN
+    assert garmin.counts["di_refresh"] == 1
+
+
+def test_unavailable_is_what_a_blocked_network_is(user, connect, garmin):
+    connect(user, access_expired=True)
+    garmin.fail("connect", "refused", times=None)
+
+    with pytest.raises(GarminUnavailable):
+        use(user)

@@ -1,0 +1,311 @@
+"""Being told that Garmin has ended a session: a mail, and a banner on the site's pages."""
+
+import re
+import threading
+from base64 import b64decode
+from smtplib import SMTPRecipientsRefused
+
+import pytest
+from django.contrib.auth.models import AnonymousUser
+from django.core import mail
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpResponse
+from django.template import engines
+from django.template.loader import render_to_string
+from django.test import RequestFactory
+from django.urls import include, path
+from django.utils import translation
+
+from garmin_auth import notices, signals
+from garmin_auth.health import Outcome, check_session, check_sessions
+from garmin_auth.login import disconnect, start_login
+
+from .conftest import EMAIL, PASSWORD, state_of
+
+SITE = "https://site.example"
+SENDS_NOTHING_YET = """
+import sys
+from django.conf import settings
+settings.EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+settings.EMAIL_FILE_PATH = sys.argv[2]
+from django.contrib.auth import get_user_model
+from garmin_auth.health import check_session
+from garmin_auth.notices import mail_user_on_expiry
+mail_user_on_expiry("https://site.example")
+user = get_user_model().objects.get(pk=sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+print(check_session(user).outcome)
+"""
+
+
+@pytest.fixture(autouse=True)
+def receivers():
+    """What a test connects is disconnected at its end."""
+    before = signals.session_expired.receivers[:]
+    yield
+    signals.session_expired.receivers[:] = before
+    signals.session_expired.sender_receivers_cache.clear()
+
+
+@pytest.fixture
+def mailed(receivers):
+    notices.mail_user_on_expiry(SITE)
+    return mail.outbox
+
+
+@pytest.fixture
+def die(connect, garmin, django_capture_on_commit_callbacks):
+    """Let Garmin end a user's session, and a check find that."""
+
+    def die(user):
+        connect(user, access_expired=True)
+        garmin.revoke(EMAIL)
+        with django_capture_on_commit_callbacks(execute=True):
+            assert check_session(user).outcome is Outcome.EXPIRED
+
+    return die
+
+
+# The mail
+
+
+@pytest.mark.django_db
+def test_nothing_is_mailed_unless_a_site_asks_for_it(user, die):
+    die(user)
+    assert mail.outbox == []
+
+
+@pytest.mark.django_db
+def test_the_user_is_mailed_when_the_session_dies(user, die, mailed):
+    die(user)
+    [message] = mailed
+    assert message.to == ["ana@site.example"]
+    assert message.subject == "Please connect your Garmin account again"
+    assert message.body.startswith("Hello ana,\n\nGarmin has ended the connection")
+    assert "\nhttps://site.example/garmin/login/\n" in message.body
+
+
+@pytest.mark.django_db
+def test_the_mail_holds_nothing_of_garmins(user, die, mailed, monkeypatch, garmin):
+    data = []
+    issue = garmin.issue_session
+    monkeypatch.setattr(
+        garmin, "issue_session", lambda *a, **options: data.append(issue(*a, **options)) or data[-1]
+    )
+    die(user)
+    [message] = mailed
+    text = message.message().as_string()
+    assert EMAIL not in text
+    secrets = re.findall(r"[\w.-]{16,}", b64decode(data[0]).decode())
+    assert secrets
+    assert not [secret for secret in secrets if secret in text]
+
+
+@pytest.mark.django_db
+def test_one_death_is_mailed_once(user, die, mailed, django_capture_on_commit_callbacks):
+    die(user)
+    with django_capture_on_commit_callbacks(execute=True):
+        check_session(user)
+        check_sessions()
+    assert len(mailed) == 1
+
+
+@pytest.mark.django_db
+def test_another_death_is_mailed_again(user, die, mailed, garmin):
+    die(user)
+    start_login(user, EMAIL, PASSWORD)
+    die(user)
+    assert len(mailed) == 2
+
+
+@pytest.mark.django_db
+def test_asked_twice_it_still_mails_once(user, die, mailed):
+    notices.mail_user_on_expiry(SITE)
+    die(user)
+    assert len(mailed) == 1
+
+
+@pytest.mark.django_db
+def test_a_disconnect_is_not_mailed(user, connect, mailed, django_capture_on_commit_callbacks):
+    connect(user)
+    with django_capture_on_commit_callbacks(execute=True):
+        disconnect(user)
+    assert mailed == []
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("facts", [{"email": ""}, {"is_active": False}])
+def test_who_is_inactive_or_has_no_address_is_not_mailed(user, die, mailed, facts):
+    type(user).objects.filter(pk=user.pk).update(**facts)
+    user.refresh_from_db()
+    die(user)
+    assert mailed == []
+
+
+@pytest.mark.django_db
+def test_the_mail_is_in_the_sites_language_whoever_asks(user, die, mailed, settings, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        notices, "expiry_mail", lambda user, site_url: seen.append(translation.get_language())
+    )
+    settings.LANGUAGE_CODE = "de"
+    with translation.override("fr"):
+        die(user)
+    assert seen == ["de"]
+
+
+@pytest.mark.django_db
+def test_the_mail_is_in_the_users_language_where_the_site_knows_it(user, die, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        notices, "expiry_mail", lambda user, site_url: seen.append(translation.get_language())
+    )
+    notices.mail_user_on_expiry(SITE, language_of=lambda user: "ja")
+    die(user)
+    assert seen == ["ja"]
+
+
+@pytest.mark.django_db
+def test_a_site_may_word_the_mail(user, die, mailed, settings, tmp_path):
+    settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [tmp_path]}]
+    template = tmp_path / "garmin_auth" / "mail" / "session_expired_subject.txt"
+    template.parent.mkdir(parents=True)
+    template.write_text("{{ site_name }}:\r\nGarmin\n")
+    die(user)
+    assert mailed[0].subject == "site.example: Garmin"
+
+
+@pytest.mark.django_db
+def test_an_odd_name_is_not_escaped(user, die, mailed):
+    user.username = "o'hara & sons"
+    user.save()
+    die(user)
+    assert "Hello o'hara & sons," in mailed[0].body
+
+
+@pytest.mark.django_db
+def test_a_mail_that_cannot_be_sent_stops_no_check(user, die, mailed, monkeypatch, caplog):
+    def refuse(message):
+        raise SMTPRecipientsRefused({"ana@site.example": (550, b"no such user")})
+
+    monkeypatch.setattr("django.core.mail.EmailMessage.send", refuse)
+    die(user)
+    assert f"mail_user_on_expiry failed user={user.pk} error=SMTPRecipientsRefused" in caplog.text
+    assert "ana@site.example" not in caplog.text
+    assert state_of(user).ended_reason == "expired"
+
+
+@pytest.mark.parametrize("site_url", ["", "site.example", "/garmin/", "ftp://site.example"])
+def test_what_is_no_url_of_a_site_is_refused_at_once(site_url):
+    with pytest.raises(ImproperlyConfigured):
+        notices.mail_user_on_expiry(site_url)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_workers_that_find_one_death_send_one_mail(
+    user, connect, garmin, start_python, tmp_path
+):
+    connect(user, access_expired=True)
+    garmin.revoke(EMAIL)
+    code = f"import django; django.setup()\n{SENDS_NOTHING_YET}"
+    workers = [start_python("-c", code, user.pk, tmp_path) for _ in range(2)]
+    assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 2
+
+    garmin.set_latency(0.3)  # Both are under way at once.
+    ends = [
+        threading.Thread(target=worker.communicate, args=("\n",), kwargs={"timeout": 60})
+        for worker in workers
+    ]
+    for end in ends:
+        end.start()
+    for end in ends:
+        end.join()
+
+    assert [worker.returncode for worker in workers] == [0, 0]
+    assert "To: ana@site.example" in "".join(f.read_text() for f in tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+# The banner
+
+
+def own_page(request):
+    source = "{% include 'garmin_auth/includes/banner.html' %}{{ garmin_session_ended }}"
+    return HttpResponse(engines["django"].from_string(source).render({}, request))
+
+
+urlpatterns = [path("own/", own_page), path("garmin/", include("garmin_auth.urls"))]
+
+
+@pytest.fixture
+def site(settings, client, user):
+    """A site with a page of its own that has the banner, and a browser of the user's."""
+    settings.ROOT_URLCONF = "tests.test_notices"
+    [template] = settings.TEMPLATES
+    processors = [*template["OPTIONS"]["context_processors"], "garmin_auth.notices.banner"]
+    settings.TEMPLATES = [{**template, "OPTIONS": {"context_processors": processors}}]
+    client.force_login(user)
+    return client
+
+
+@pytest.mark.django_db
+def test_the_banner_is_shown_from_the_death_until_the_user_connects_again(site, user, die, garmin):
+    assert "ga-banner" not in site.get("/own/").content.decode()
+    die(user)
+    assert "ga-banner" in site.get("/own/").content.decode()
+    start_login(user, EMAIL, PASSWORD)
+    assert "ga-banner" not in site.get("/own/").content.decode()
+
+
+@pytest.mark.django_db
+def test_the_banner_leads_to_the_login_and_back(site, user, die):
+    die(user)
+    page = site.get("/own/?day=1&week=2").content.decode()
+    assert '<a href="/garmin/login/?next=%2Fown%2F%3Fday%3D1%26week%3D2">' in page
+
+
+@pytest.mark.django_db
+def test_the_banner_ends_with_a_disconnect(site, user, die, connect):
+    die(user)
+    connect(user)
+    disconnect(user)
+    assert not notices.session_ended(user)
+
+
+@pytest.mark.django_db
+def test_the_banner_costs_one_query(user, die, django_assert_num_queries):
+    die(user)
+    request = RequestFactory().get("/")
+    request.user = user
+    with django_assert_num_queries(1):
+        context = notices.banner(request)
+        assert context["garmin_session_ended"]
+        assert str(context["garmin_session_ended"]) == "True"
+
+
+@pytest.mark.django_db
+def test_a_page_that_does_not_ask_costs_none(user, django_assert_num_queries):
+    request = RequestFactory().get("/")
+    request.user = user
+    with django_assert_num_queries(0):
+        notices.banner(request)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("nobody", [AnonymousUser(), None])
+def test_nobody_costs_none(nobody, django_assert_num_queries):
+    with django_assert_num_queries(0):
+        assert not notices.session_ended(nobody)
+
+
+@pytest.mark.django_db
+def test_our_own_pages_do_not_say_it_twice(user, rf):
+    request = rf.get("/garmin/")
+    request.resolver_match = type("Match", (), {"app_name": "garmin_auth"})
+    banner = render_to_string(
+        "garmin_auth/includes/banner.html", {"garmin_session_ended": True, "request": request}
+    )
+    assert banner.strip() == ""
+    banner = render_to_string("garmin_auth/includes/banner.html", {"garmin_session_ended": True})
+    assert '<a href="/garmin/login/">' in banner

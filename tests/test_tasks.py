@@ -1,0 +1,934 @@
+"""The checks as Celery tasks: on real brokers, with worker processes that are killed.
+
+The first half reads the messages from a broker in memory and lets Celery's own tracer run them, as a
+worker does. The second half starts workers, on Redis and on RabbitMQ.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.core.management import CommandError, call_command
+from django.db import connection, connections
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from garmin_auth import pauses, signals, tasks
+from garmin_auth.health import check_session as check_now
+from garmin_auth.login import disconnect
+from garmin_auth.models import GarminAuthenticationState, Status
+from garmin_auth.rates import reserve_turn
+
+from . import services
+from .conftest import ROOT, child_environment, needs_redis, raw_row, state_of
+from .test_models import spoil
+
+celery_app = pytest.importorskip("tests.celery_app")
+
+pytestmark = pytest.mark.django_db(transaction=True)
+states = GarminAuthenticationState.objects
+ON_EACH_BROKER = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            bool(services.why_not_broker(name)), reason=f"{name}: {services.why_not_broker(name)}"
+        ),
+    )
+    for name in services.BROKERS
+]
+
+
+def connected(django_user_model, connect, names, **options):
+    users = [django_user_model.objects.create_user(name) for name in names]
+    for user in users:
+        connect(user, f"{user.username}@example.com", **options)
+    return users
+
+
+@pytest.fixture
+def people(django_user_model, connect):
+    """Return so many connected users."""
+
+    def people(number, **options):
+        names = [f"user{n:04}" for n in range(number)]
+        return connected(django_user_model, connect, names, **options)
+
+    return people
+
+
+def key_of(user):
+    return state_of(user).pk
+
+
+def queued_until(user):
+    return raw_row(user)["check_expires_at"]
+
+
+# One message at a time
+
+
+@dataclass
+class Message:
+    """One message as a worker gets it."""
+
+    name: str
+    args: tuple
+    kwargs: dict
+    headers: dict
+
+    @property
+    def countdown(self):
+        """Seconds that it is to wait; None: none."""
+        if not self.headers["eta"]:
+            return None
+        return (datetime.fromisoformat(self.headers["eta"]) - datetime.now(UTC)).total_seconds()
+
+    def deliver(self):
+        """Let Celery run it as its workers do, and return the task's state and result."""
+        from celery.app.trace import build_tracer
+        from celery.states import SUCCESS
+
+        app = celery_app.app
+        trace = build_tracer(self.name, app.tasks[self.name], app=app)
+        request = {
+            **self.headers,
+            "delivery_info": {"routing_key": celery_app.QUEUE, "exchange": celery_app.QUEUE},
+        }
+        result, info, *_ = trace(self.headers["id"], self.args, self.kwargs, request)
+        return (info.state, None) if info else (SUCCESS, result)
+
+
+@pytest.fixture
+def queue():
+    """Take all messages from the queue, in the order they were sent."""
+
+    def take():
+        messages = []
+        with celery_app.app.connection_for_read() as broker:
+            waiting = broker.SimpleQueue(celery_app.app.amqp.queues[celery_app.QUEUE])
+            with contextlib.suppress(waiting.Empty):
+                while True:
+                    message = waiting.get(block=False)
+                    message.ack()
+                    args, kwargs, _ = message.payload
+                    name = message.headers["task"]
+                    messages.append(Message(name, tuple(args), kwargs, message.headers))
+        return messages
+
+    take()
+    yield take
+    take()
+
+
+@pytest.fixture
+def message(queue):
+    """Send a check of the user's session, and return the message."""
+
+    def message(user):
+        tasks.check_session.delay(key_of(user))
+        (sent,) = queue()
+        return sent
+
+    return message
+
+
+def test_a_check_says_what_was_found_as_plain_data(user, connect, message):
+    connect(user, access_expired=True)
+
+    state, result = message(user).deliver()
+
+    assert state == "SUCCESS"
+    assert json.loads(json.dumps(result)) == {
+        "outcome": "active",
+        "refreshed": True,
+        "engine": "garth",
+    }
+    assert state_of(user).last_validated is not None
+
+
+def test_a_message_and_a_result_hold_no_secret_and_no_name(user, connect, message):
+    connect(user)
+    sent = message(user)
+
+    _, result = sent.deliver()
+
+    assert set(sent.kwargs) == {"enqueued_at"}
+    assert sent.args == (key_of(user),)
+    assert user.username not in str(result)
+    assert "@" not in str(result)
+
+
+def test_a_second_delivery_asks_garmin_nothing(user, connect, message, garmin):
+    connect(user)
+    sent = message(user)
+    sent.deliver()
+
+    state, result = sent.deliver()
+
+    assert (state, result["outcome"]) == ("SUCCESS", "skipped")
+    assert garmin.counts["api"] == 1
+
+
+def test_what_a_run_has_checked_meanwhile_is_skipped(user, connect, message, garmin):
+    connect(user)
+    sent = message(user)
+    check_now(user)
+
+    assert sent.deliver()[1]["outcome"] == "skipped"
+    assert garmin.counts["api"] == 1
+
+
+def test_what_was_checked_before_it_was_enqueued_is_checked_again(user, connect, message, garmin):
+    connect(user)
+    check_now(user)
+
+    assert message(user).deliver()[1]["outcome"] == "active"
+    assert garmin.counts["api"] == 2
+
+
+@pytest.mark.parametrize("fate", ["disconnected", "deleted"])
+def test_what_has_no_session_any_more_is_skipped(user, connect, message, garmin, fate):
+    connect(user)
+    sent = message(user)
+    if fate == "deleted":
+        user.delete()
+    else:
+        disconnect(user)
+
+    assert sent.deliver() == ("SUCCESS", {"outcome": "skipped", "refreshed": False, "engine": ""})
+    assert sum(garmin.counts.values()) == 0
+
+
+def test_two_deliveries_at_the_same_moment_make_one_death(user, connect, message, garmin):
+    connect(user)
+    garmin.revoke("ana@example.com")
+    garmin.set_latency(0.2)
+    sent, deaths, results = message(user), [], []
+    signals.session_expired.connect(deaths.append, weak=False, dispatch_uid="deaths")
+
+    def deliver():
+        try:
+            results.append(sent.deliver()[1]["outcome"])
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=deliver) for _ in range(4)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        signals.session_expired.disconnect(dispatch_uid="deaths")
+
+    assert results.count("expired") == 1
+    assert set(results) <= {"expired", "gone", "skipped"}
+    assert garmin.counts["exchange"] == 1
+    assert state_of(user).status == Status.DISCONNECTED
+
+
+def test_a_pause_puts_the_check_off_until_it_is_over(user, connect, message, queue, garmin):
+    connect(user)
+    pauses.begin(pauses.SITE, 120)
+
+    state, _ = message(user).deliver()
+
+    assert state == "RETRY"
+    (again,) = queue()
+    assert 110 < again.countdown < 160
+    assert garmin.counts["api"] == 0
+    pauses.end(pauses.SITE)
+    assert again.deliver()[1]["outcome"] == "active"
+
+
+def test_a_long_pause_is_looked_at_again_before_a_broker_takes_the_message_for_lost(
+    user, connect, message, queue
+):
+    connect(user)
+    pauses.begin(pauses.SITE, 3600)
+
+    message(user).deliver()
+
+    (again,) = queue()
+    assert 700 < again.countdown <= tasks.LONGEST_COUNTDOWN
+
+
+def test_a_rate_limit_puts_the_check_off(user, connect, message, queue, garmin):
+    connect(user)
+    garmin.fail("api", "rate_limited", retry_after=300)
+
+    assert message(user).deliver()[0] == "RETRY"
+
+    (again,) = queue()
+    assert 290 < again.countdown < 360
+    pauses.end(pauses.SITE)
+    assert again.deliver()[1]["outcome"] == "active"
+
+
+def test_any_number_of_pauses_is_waited_for(user, connect, message, queue):
+    connect(user)
+    pauses.begin(pauses.SITE, 3000)
+    sent = message(user)
+
+    for _ in range(10):
+        assert sent.deliver()[0] == "RETRY"
+        (sent,) = queue()
+
+
+def test_a_network_fault_is_tried_again_a_few_times_and_then_left(
+    user, connect, message, queue, garmin
+):
+    connect(user)
+    garmin.fail("api", "reset", times=None)
+    sent, countdowns = message(user), []
+
+    for _ in tasks.BACKOFF:
+        assert sent.deliver()[0] == "RETRY"
+        (sent,) = queue()
+        countdowns.append(sent.countdown)
+
+    assert sent.deliver() == (
+        "SUCCESS",
+        {"outcome": "unknown", "refreshed": False, "engine": "garth"},
+    )
+    assert queue() == []
+    for seconds, countdown in zip(tasks.BACKOFF, countdowns, strict=True):
+        assert seconds - 5 < countdown < 1.1 * seconds + 10
+    assert state_of(user).status == Status.ACTIVE
+
+
+def test_a_network_fault_that_passes_is_forgotten(user, connect, message, queue, garmin):
+    connect(user)
+    garmin.fail("api", "status", status=503)
+
+    message(user).deliver()
+
+    (again,) = queue()
+    assert again.deliver()[1]["outcome"] == "active"
+
+
+def test_a_second_delivery_after_a_fault_makes_no_second_retry(
+    user, connect, message, queue, garmin
+):
+    connect(user)
+    garmin.fail("api", "reset", times=None)
+    sent = message(user)
+    sent.deliver()
+
+    assert sent.deliver()[1]["outcome"] == "skipped"
+    assert len(queue()) == 1
+
+
+def test_a_retry_dies_when_its_message_would_have(user, connect, message, queue, garmin):
+    connect(user)
+    garmin.fail("api", "reset")
+    sent = message(user)
+    sent.deliver()
+
+    (again,) = queue()
+
+    assert sent.headers["expires"]
+    first, second = (datetime.fromisoformat(one.headers["expires"]) for one in (sent, again))
+    assert abs(second - first) < timedelta(seconds=2)
+
+
+@pytest.mark.parametrize("fate", ["dead", "unreadable", "refused", "bug", "mass failure"])
+def test_what_does_not_pass_is_not_tried_again(
+    user, connect, message, queue, garmin, fate, people, monkeypatch
+):
+    connect(user, access_expired=fate in ("dead", "mass failure"))
+    if fate == "dead":
+        garmin.revoke("ana@example.com")
+    elif fate == "unreadable":
+        spoil(user)
+    elif fate == "refused":
+        garmin.fail("api", "status", status=404)
+    elif fate == "bug":
+        monkeypatch.setattr("garmin_auth.sessions.pauses.respect", lambda scope: 1 / 0)
+    else:
+        for number, other in enumerate(people(2)):
+            states.filter(user=other).update(refused_at=timezone.now(), engine="garth")
+        garmin.revoke("ana@example.com")
+
+    state, result = message(user).deliver()
+
+    assert (state, result["outcome"]) == (
+        "SUCCESS",
+        {"dead": "expired", "unreadable": "unreadable"}.get(fate, "unknown"),
+    )
+    assert queue() == []
+
+
+def test_a_turn_within_a_second_is_waited_for(user, connect, message, queue, settings):
+    settings.GARMIN_AUTH_CHECK_RATE = 2
+    connect(user)
+
+    began = time.time()
+    results = [tasks_result(message(user)) for _ in range(3)]
+
+    assert results == ["active"] * 3
+    # Two intervals of half a second between the first and the last.
+    assert time.time() - began >= 1
+    assert queue() == []
+
+
+def tasks_result(message):
+    state, result = message.deliver()
+    assert state == "SUCCESS"
+    return result["outcome"]
+
+
+def test_a_later_turn_is_reserved_and_the_message_waits(user, connect, message, queue, settings):
+    settings.GARMIN_AUTH_CHECK_RATE = 0.1
+    connect(user)
+    message(user).deliver()
+    queue()
+
+    assert message(user).deliver()[0] == "RETRY"
+
+    (again,) = queue()
+    assert again.kwargs["turn_at"] == pytest.approx(time.time() + again.countdown, abs=1)
+    assert 5 < again.countdown < 21
+
+
+def test_a_turn_that_was_reserved_is_used(user, connect, message, queue, settings, garmin):
+    settings.GARMIN_AUTH_CHECK_RATE = 0.01
+    connect(user)
+    sent = message(user)
+    sent.kwargs["turn_at"] = time.time() - 1
+
+    assert sent.deliver()[1]["outcome"] == "active"
+
+
+def test_without_a_turn_in_sight_the_message_is_looked_at_again(
+    user, connect, message, queue, settings
+):
+    settings.GARMIN_AUTH_CHECK_RATE = 0.01
+    connect(user)
+    while reserve_turn(tasks.LONGEST_COUNTDOWN + 60):
+        pass
+
+    assert message(user).deliver()[0] == "RETRY"
+
+    (again,) = queue()
+    assert "turn_at" not in again.kwargs
+    assert 700 < again.countdown <= tasks.LONGEST_COUNTDOWN
+
+
+# Fan-out
+
+
+def before_each_message(monkeypatch, look):
+    """Return what ``look`` sees before each message is sent."""
+    seen, send = [], tasks.check_session.apply_async
+
+    def apply_async(*args, **options):
+        seen.append(look())
+        return send(*args, **options)
+
+    monkeypatch.setattr(tasks.check_session, "apply_async", apply_async)
+    return seen
+
+
+def sent_to(messages):
+    return [message.args[0] for message in messages]
+
+
+def test_every_session_is_enqueued_oldest_check_first(people, queue):
+    ana, ben, cleo = people(3)
+    for user, hours in ((ana, 1), (cleo, 2)):
+        ago = timezone.now() - timedelta(hours=hours)
+        states.filter(user=user).update(last_checked_at=ago)
+
+    assert tasks.check_due_sessions() == {"enqueued": 3}
+
+    assert sent_to(queue()) == [key_of(ben), key_of(cleo), key_of(ana)]
+
+
+def test_what_is_queued_is_not_enqueued_again(people, queue):
+    people(3)
+    tasks.check_due_sessions()
+
+    assert tasks.check_due_sessions() == {"enqueued": 0}
+    assert len(queue()) == 3
+
+
+def test_what_was_checked_may_be_enqueued_again(people, queue):
+    people(2)
+    tasks.check_due_sessions()
+    for message in queue():
+        message.deliver()
+
+    assert tasks.check_due_sessions() == {"enqueued": 2}
+
+
+def test_what_nobody_came_to_check_is_enqueued_again_when_its_message_is_dead(people, queue):
+    (ana,) = people(1)
+    tasks.check_due_sessions()
+    (message,) = queue()
+    dies = datetime.fromisoformat(message.headers["expires"])
+    claimed = state_of(ana).check_expires_at
+
+    assert abs(claimed - dies) < timedelta(seconds=5)
+    states.update(check_expires_at=timezone.now() - timedelta(seconds=1))
+    assert tasks.check_due_sessions() == {"enqueued": 1}
+
+
+def test_a_run_from_cron_leaves_alone_what_is_queued(people, queue, garmin):
+    people(2)
+    tasks.check_due_sessions()
+
+    call_command("check_garmin_sessions", verbosity=0)
+
+    assert garmin.counts["api"] == 0
+
+
+def test_max_age_and_limit_hold(people, queue):
+    ana, *_ = people(4)
+    states.filter(user=ana).update(last_validated=timezone.now())
+
+    assert tasks.check_due_sessions(max_age=3600, limit=2) == {"enqueued": 2}
+    assert tasks.check_due_sessions(max_age=3600) == {"enqueued": 1}
+    assert key_of(ana) not in sent_to(queue())
+
+
+def test_batches_are_bounded(people, queue, monkeypatch):
+    monkeypatch.setattr(tasks, "BATCH", 2)
+    people(5)
+    claimed = before_each_message(monkeypatch, states.claimed_checks)
+
+    tasks.check_due_sessions()
+
+    assert claimed == [2, 2, 4, 4, 5]
+    assert len(set(sent_to(queue()))) == 5
+
+
+def test_a_fan_out_costs_four_queries_for_each_batch(people, queue, monkeypatch):
+    def queries(number):
+        people(number)
+        with CaptureQueriesContext(connection) as captured:
+            tasks.check_due_sessions()
+        get_user_model().objects.all().delete()
+        return len(captured)
+
+    monkeypatch.setattr(tasks, "BATCH", 2)
+
+    assert queries(6) - queries(2) == 2 * 4
+
+
+def test_a_row_that_no_key_opens_does_not_hinder_a_fan_out(people, queue):
+    spoil(*people(1))
+
+    assert tasks.check_due_sessions() == {"enqueued": 1}
+
+
+def test_no_more_is_enqueued_than_the_rate_allows_before_messages_die(people, queue, settings):
+    settings.GARMIN_AUTH_CHECK_RATE = 3 / tasks.QUEUED
+    ana, *_ = people(5)
+
+    assert tasks.check_due_sessions() == {"enqueued": 3}
+    assert tasks.check_due_sessions() == {"enqueued": 0}
+    check_now(ana)
+    assert tasks.check_due_sessions() == {"enqueued": 1}
+
+
+def test_a_broker_that_fails_in_mid_batch_leaves_nothing_claimed_for_long(
+    people, queue, monkeypatch
+):
+    people(4)
+    monkeypatch.setattr(tasks, "BATCH", 2)
+    send, count = tasks.check_session.apply_async, []
+
+    def fails(*args, **options):
+        count.append(1)
+        if len(count) == 4:
+            raise OSError("the broker is gone")
+        return send(*args, **options)
+
+    monkeypatch.setattr(tasks.check_session, "apply_async", fails)
+    with pytest.raises(OSError, match="the broker is gone"):
+        tasks.check_due_sessions()
+
+    assert tasks.check_due_sessions() == {"enqueued": 2}
+
+
+def test_a_process_that_dies_while_it_sends_keeps_its_batch_for_a_minute(
+    people, queue, monkeypatch
+):
+    (ana,) = people(1)
+    claimed = before_each_message(monkeypatch, lambda: state_of(ana).check_expires_at)
+
+    tasks.check_due_sessions()
+
+    assert claimed[0] < timezone.now() + timedelta(seconds=tasks.SENDING)
+    assert state_of(ana).check_expires_at > timezone.now() + timedelta(seconds=tasks.QUEUED - 60)
+
+
+def test_logins_whose_time_is_over_are_purged(user, queue):
+    states.begin_challenge(user.pk, "{}")
+    states.update(mfa_started_at=timezone.now() - timedelta(days=1))
+
+    tasks.check_due_sessions()
+
+    assert not state_of(user).mfa_pending
+
+
+# The command
+
+
+def test_the_command_enqueues_and_says_how_many(people, queue, capsys):
+    people(3)
+
+    call_command("check_garmin_sessions", "--enqueue")
+
+    assert capsys.readouterr().out == (
+        "Enqueued the checks of 3 Garmin sessions; Celery's workers do the rest.\n"
+    )
+    assert len(queue()) == 3
+
+
+def test_the_command_says_it_in_json_too(people, queue, capsys):
+    people(1)
+
+    call_command("check_garmin_sessions", "--enqueue", "--format", "json")
+
+    assert json.loads(capsys.readouterr().out) == {"enqueued": 1}
+
+
+def test_the_command_enqueues_one_users_session_though_it_is_queued(people, queue, capsys):
+    _, ben = people(2)
+    tasks.check_due_sessions()
+    queue()
+
+    call_command("check_garmin_sessions", "--enqueue", "--user", ben.username)
+
+    assert sent_to(queue()) == [key_of(ben)]
+
+
+@pytest.mark.parametrize("option", [["--workers", "2"], ["--rate", "5"], ["--dry-run"]])
+def test_what_enqueueing_does_not_go_with_is_bad_use(people, queue, option):
+    people(1)
+
+    with pytest.raises(CommandError, match="--enqueue leaves the checks") as caught:
+        call_command("check_garmin_sessions", "--enqueue", *option)
+
+    assert caught.value.returncode == 2
+    assert queue() == []
+
+
+def enqueue(start_python, *arguments, **environment):
+    process = start_python(
+        "manage.py", "check_garmin_sessions", "--enqueue", *arguments, **environment
+    )
+    output, errors = process.communicate(timeout=60)
+    return process.returncode, output, errors
+
+
+def test_from_a_shell_without_celery_it_exits_1_with_a_sentence(start_python, tmp_path):
+    # A finder that hides what is installed: as where it never was.
+    (tmp_path / "no_celery.py").write_text(
+        "import sys\n"
+        "class Hide:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name.partition('.')[0] in ('celery', 'kombu'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Hide())\n"
+        "from tests.settings import *\n"
+    )
+
+    code, output, errors = enqueue(
+        start_python, DJANGO_SETTINGS_MODULE="no_celery", PYTHONPATH=str(tmp_path)
+    )
+
+    assert (code, output) == (1, "")
+    assert errors == (
+        'CommandError: Celery is not installed: pip install "django-garmin-auth[celery]"\n'
+    )
+
+
+@pytest.mark.parametrize("broker", ["redis://127.0.0.1:1/0", "amqp://guest@127.0.0.1:1//"])
+def test_from_a_shell_without_a_broker_it_exits_1_and_gives_the_sessions_back(
+    people, start_python, site, broker
+):
+    people(2)
+
+    code, output, errors = enqueue(
+        start_python, **site("import tests.celery_app"), GARMIN_AUTH_TEST_BROKER=broker
+    )
+
+    assert (code, output) == (1, "")
+    assert errors.startswith("CommandError: Celery's broker cannot be reached: ")
+    assert "Traceback" not in errors
+    assert states.claimed_checks() == 0
+
+
+# Workers, on real brokers
+
+LOG = """
+LOGGING = {{
+    "version": 1,
+    "formatters": {{"line": {{"format": "%(message)s"}}}},
+    "handlers": {{"file": {{
+        "class": "logging.FileHandler", "filename": {path!r}, "formatter": "line"
+    }}}},
+    "loggers": {{"garmin_auth": {{"handlers": ["file"], "level": "INFO"}}}},
+}}
+"""
+
+
+class Site:
+    """A site on a broker of its own, with worker processes."""
+
+    def __init__(self, environment, folder):
+        self.environment, self.folder = environment, folder
+        self.log = folder / "garmin_auth.log"
+        self.processes = []
+
+    def start_worker(self, concurrency=2):
+        """Start a worker in a process group of its own."""
+        output = open(self.folder / f"worker{len(self.processes)}.log", "w")  # noqa: SIM115
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "tests.celery_app", "worker"]
+            + ["--concurrency", str(concurrency), "--loglevel", "INFO"]
+            + ["--hostname", f"{len(self.processes)}@%h"]
+            + ["--without-gossip", "--without-mingle", "--without-heartbeat"],
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        output.close()
+        self.processes.append(process)
+        self.wait_for(lambda: " ready." in self.said(process))
+        return process
+
+    def said(self, process):
+        """What a worker has printed."""
+        return (self.folder / f"worker{self.processes.index(process)}.log").read_text()
+
+    def enqueue(self):
+        """Enqueue all that is due from a shell, and return how many that was."""
+        process = subprocess.run(
+            [sys.executable, "manage.py", "check_garmin_sessions", "--enqueue"]
+            + ["--format", "json"],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr
+        return json.loads(process.stdout)["enqueued"]
+
+    def deaths(self):
+        """The users whose session_expired was announced, once for each time."""
+        return re.findall(r"session_expired user=(\S+)", self.log.read_text())
+
+    def wait_for(self, condition, seconds=40):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, self.said(self.processes[-1])
+            time.sleep(0.05)
+
+    def kill(self, process):
+        """Kill a worker with all of its children, as a machine that fails does."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    @staticmethod
+    def a_child_of(process):
+        """The process id of one of a worker's children."""
+        with open(f"/proc/{process.pid}/task/{process.pid}/children") as children:
+            return int(children.read().split()[-1])
+
+
+@pytest.fixture
+def start_site(garmin, site, tmp_path, request):
+    """Return a site whose Celery is on the named broker; it leaves nothing there."""
+    started = []
+
+    def start_site(broker, *lines):
+        queue, url = f"garmin_auth_test_{uuid4().hex}", services.BROKERS[broker]
+        cache = f"CACHES = {{'default': {shared_cache(broker, url, queue, tmp_path)!r}}}"
+        log = LOG.format(path=str(tmp_path / "garmin_auth.log"))
+        environment = {
+            **child_environment(garmin),
+            **site("import tests.celery_app", cache, log, *lines),
+            "GARMIN_AUTH_TEST_BROKER": url,
+            "GARMIN_AUTH_TEST_QUEUE": queue,
+            "GARMIN_AUTH_TEST_PARENT": str(os.getpid()),
+        }
+        (tmp_path / "garmin_auth.log").touch()
+        new = Site(environment, tmp_path)
+        started.append((new, url, queue))
+        return new
+
+    yield start_site
+    for old, url, queue in started:
+        for process in old.processes:
+            old.kill(process)
+        forget(url, queue)
+
+
+def shared_cache(broker, url, prefix, folder):
+    if broker == "redis":
+        backend = "django.core.cache.backends.redis.RedisCache"
+        return {"BACKEND": backend, "LOCATION": url, "KEY_PREFIX": prefix}
+    backend = "django.core.cache.backends.filebased.FileBasedCache"
+    return {"BACKEND": backend, "LOCATION": str(folder / "cache")}
+
+
+def forget(url, queue):
+    """Remove what a run has left at the broker."""
+    from kombu import Connection
+
+    if url.startswith("redis"):
+        import redis
+
+        with redis.Redis.from_url(url) as client:
+            for key in client.scan_iter(match=f"{queue}:*"):
+                client.delete(key)
+        return
+    with Connection(url) as broker:
+        broker.default_channel.queue_delete(queue)
+        broker.default_channel.exchange_delete(queue)
+
+
+@pytest.fixture
+def dying(people, garmin):
+    """So many users with an expired access token, every eighth of whom Garmin has ended.
+
+    Between two of those Garmin accepts others, so that it is no mass failure.
+    """
+
+    def dying(number):
+        users = people(number, access_expired=True)
+        dead = users[4::8]
+        for user in dead:
+            garmin.revoke(f"{user.username}@example.com")
+        return users, dead
+
+    return dying
+
+
+def all_checked():
+    # A worker writes meanwhile: no connection of this process may hold it up.
+    return not states.filter(last_checked_at=None).exists()
+
+
+@pytest.mark.parametrize("broker", ON_EACH_BROKER)
+def test_a_worker_killed_in_mid_run_loses_no_message_and_no_session_dies_twice(
+    broker, start_site, dying, garmin
+):
+    users, dead = dying(40)
+    site = start_site(broker)
+    first = site.start_worker()
+    garmin.latency = 0.1
+    assert site.enqueue() == 40
+    site.wait_for(lambda: garmin.counts["api"] >= 10)
+
+    site.kill(first)
+    done = states.exclude(last_checked_at=None).count()
+    assert 0 < done < 40
+    site.start_worker()
+    site.wait_for(all_checked)
+
+    assert set(states.with_session().values_list("user", flat=True)) == {
+        user.pk for user in users if user not in dead
+    }
+    deaths = Counter(site.deaths())
+    assert set(deaths.values()) == {1}
+    assert set(deaths) <= {str(user.pk) for user in dead}
+    # One that died in the very moment of the kill may not have been announced.
+    assert len(deaths) >= len(dead) - 2
+    assert states.claimed_checks() == 0
+
+
+@pytest.mark.parametrize("broker", ON_EACH_BROKER)
+def test_a_child_that_is_killed_loses_no_message(broker, start_site, dying, garmin):
+    _, dead = dying(24)
+    site = start_site(broker)
+    worker = site.start_worker()
+    garmin.latency = 0.1
+    site.enqueue()
+    site.wait_for(lambda: garmin.counts["api"] >= 6)
+
+    os.kill(site.a_child_of(worker), signal.SIGKILL)
+    site.wait_for(all_checked)
+
+    assert max(Counter(site.deaths()).values()) == 1
+    assert states.with_session().count() == 24 - len(dead)
+
+
+@needs_redis
+def test_every_message_twice_checks_every_session_once(start_site, people, garmin):
+    people(20)
+    site = start_site("redis")
+    site.enqueue()
+    states.update(check_run="", check_expires_at=None)
+    assert site.enqueue() == 20
+
+    # One child: two deliveries of the same at the same moment may both ask.
+    site.start_worker(concurrency=1)
+    site.wait_for(lambda: len(re.findall(r"succeeded in", site.said(site.processes[0]))) == 40)
+
+    assert garmin.counts["api"] == 20
+    assert site.said(site.processes[0]).count("'outcome': 'skipped'") == 20
+
+
+@needs_redis
+def test_the_rate_holds_over_two_workers(start_site, people, garmin):
+    people(31)
+    site = start_site("redis", "GARMIN_AUTH_CHECK_RATE = 10")
+    site.start_worker()
+    site.start_worker()
+    began = time.monotonic()
+    site.enqueue()
+    site.wait_for(all_checked)
+
+    assert time.monotonic() - began >= 3
+    assert garmin.counts["api"] == 31
+    shares = [site.said(process).count("'outcome': 'active'") for process in site.processes]
+    assert min(shares) > 0
+
+
+@needs_redis
+def test_a_pause_that_one_worker_meets_is_kept_by_the_other(start_site, people, garmin):
+    people(10)
+    site = start_site("redis")
+    garmin.fail("api", "rate_limited", retry_after=100)
+    first, second = site.start_worker(concurrency=1), site.start_worker(concurrency=1)
+
+    site.enqueue()
+    site.wait_for(
+        lambda: sum(site.said(one).count(" retry: ") for one in (first, second)) >= 10,
+    )
+
+    # At most one call of each worker was under way when Garmin said so.
+    assert garmin.counts["api"] <= 2
+
+
+@needs_redis
+def test_a_worker_ends_with_the_process_that_started_it(start_site):
+    site = start_site("redis")
+    site.environment["GARMIN_AUTH_TEST_PARENT"] = "1"
+    with pytest.raises(AssertionError):
+        site.start_worker()
+
+    assert site.processes[0].wait(10) == -signal.SIGKILL
