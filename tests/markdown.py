@@ -1,8 +1,9 @@
 """Fenced blocks of the documentation, with what HTML comments before them tell the tests.
 
 ``<!-- not run: REASON -->`` right before a block leaves it out; ``<!-- exits: 3 -->`` says how its
-last command ends; ``<!-- needs: garminconnect -->`` what must be installed; ``<!-- terminal: NAME -->``
-that its last command goes on running; ``<!-- browser: … -->``, anywhere, what the reader does there.
+last command ends; ``<!-- needs: garminconnect -->`` what must be installed;
+``<!-- terminal: NAME -->`` that its last command goes on running; ``<!-- browser: … -->``,
+anywhere, what the reader does there.
 """
 
 import re

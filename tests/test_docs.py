@@ -22,20 +22,18 @@ import pytest
 import yaml
 from django.core.cache import cache
 from django.core.management import call_command, get_commands, load_command_class
-from django.db import connection
 from django.template import engines
 from django.urls import include, path
 from django.utils import translation
 
 from garmin_auth import checks, exceptions, signals
 from garmin_auth.conf import Settings
-from garmin_auth.management.commands import check_garmin_sessions, rotate_garmin_keys
-from garmin_auth.models import GarminAuthenticationState
+from garmin_auth.management.commands import check_garmin_sessions
 from garmin_auth.testing import GarminSimulator
 from garmin_auth.urls import urlpatterns
 
 from .conftest import EMAIL, PASSWORD, ROOT
-from .markdown import PAGES, Block, blocks
+from .markdown import PAGES, blocks
 from .test_tutorial import alike, environment
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"  # test_tutorial.py follows it.
@@ -268,7 +266,7 @@ def run_command(command, site, wanted=0):
 
 
 def in_this_repository(command):
-    """What to run of a command that is meant for contributors, without its effects; "": it is not."""
+    """What to run of a command for contributors, without its effects; "" if it is none."""
     if command.startswith("make "):
         return f"{command} --dry-run"
     if command.startswith(".ci/"):
