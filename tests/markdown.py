@@ -19,7 +19,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 COMMENT = re.compile(r"\s*<!-- ([\w ]+): (.+?) -->\s*")
-FENCE = re.compile(r"(\s*)(```+)(\w*)\s*(.*)")
+FENCE = re.compile(r"(\s*)(```+)([\w{}-]*)\s*(.*)")
 AT_ITS_END = " (at its end)"
 
 
@@ -101,6 +101,8 @@ def steps(path: Path) -> list[Block | Direction]:
                 text.append(inside.removeprefix(indent))
             title = re.search(r'title="([^"]+)"', info)
             content = "\n".join(text) + "\n"
+            if language.startswith("{"):  # Sphinx's, such as {toctree}: nothing to run.
+                continue
             found.append(Block(page, number, language, title[1] if title else "", content, marks))
             marks = {}
         else:
