@@ -483,7 +483,7 @@ def _store(
 
 def _load(user: Any) -> tuple[Any, datetime, int, dict[str, Any]]:
     """Read the pending login: key of its row, when it began, codes tried, its state."""
-    row = None
+    row: Any = None
     try:
         row = (
             GarminAuthenticationState.objects.current()
