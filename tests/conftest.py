@@ -1,8 +1,10 @@
 import contextlib
 import os
+import pickle
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 from uuid import uuid4
 
@@ -110,6 +112,24 @@ def connect(garmin):
         return state_of(user)
 
     return connect
+
+
+@pytest.fixture
+def cached(settings, tmp_path):
+    """Return what the cache holds, as text: it is one of files here, so that it can be read."""
+    backend = "django.core.cache.backends.filebased.FileBasedCache"
+    settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": str(tmp_path / "cache")}}
+
+    def texts():
+        found = []
+        for file in (tmp_path / "cache").glob("*.djcache"):
+            with file.open("rb") as content:
+                pickle.load(content)  # When it expires.
+                found.append(zlib.decompress(content.read()).decode("latin-1"))
+        assert found
+        return found
+
+    return texts
 
 
 @pytest.fixture

@@ -272,6 +272,28 @@ def test_a_double_click_with_a_wrong_password_says_so_twice(user, account, garmi
     assert garmin.counts["login"] == 1
 
 
+class OwnError(GarminUnavailable):
+    """An exception of a third engine's, which no cache can hold."""
+
+    def __init__(self, email, password):
+        super().__init__(f"{email} {password}")
+        self.lock = threading.Lock()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_double_click_gets_a_third_engines_own_failure_twice(user, garmin, monkeypatch, cached):
+    def login(engine, email, password):
+        time.sleep(0.3)
+        raise OwnError(email, password)
+
+    monkeypatch.setattr("garmin_auth.engines.garth.GarthEngine.login", login)
+
+    results = in_threads(2, lambda: start_login(user, EMAIL, PASSWORD))
+
+    assert {type(result) for result in results} == {OwnError, GarminUnavailable}
+    assert [text for text in cached() if PASSWORD in text or EMAIL in text] == []
+
+
 @pytest.mark.django_db(transaction=True)
 def test_twenty_parallel_wrong_codes_are_at_most_five_for_garmin(user, mfa_account, garmin):
     start_login(user, EMAIL, PASSWORD)
