@@ -14,10 +14,11 @@ from django.utils.translation import gettext_lazy as _
 
 from .engines import is_installed, known_engines
 from .evidence import mass_failure
-from .health import Outcome, check_session
+from .health import check_session
 from .keys import UNREADABLE_HINT, unreadable
 from .login import disconnect
 from .models import DatabaseNow, EndedReason, GarminAuthenticationState, Status
+from .reports import Outcome
 from .transactions import non_atomic_everywhere
 
 

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from django.core.cache import cache
 from django.db import connection
+from django.utils import timezone
 
 from garmin_auth.background import THREAD_NAME
 from garmin_auth.models import GarminAuthenticationState
@@ -130,6 +131,35 @@ def cached(settings, tmp_path):
         return found
 
     return texts
+
+
+@pytest.fixture
+def people(django_user_model, garmin):
+    """Connect so many new users, each with the account <username>@example.com, and return them."""
+
+    def people(number, **options):
+        names = [f"user{n:04}" for n in range(number)]
+        users = django_user_model.objects.bulk_create(
+            django_user_model(username=name) for name in names
+        )
+        rows = []
+        for user in users:
+            email = f"{user.username}@example.com"
+            garmin.add_account(email, PASSWORD)
+            rows.append(
+                GarminAuthenticationState(
+                    user=user,
+                    engine="garth",
+                    session_data=garmin.issue_session(email, **options),
+                    account_name=email,
+                    connected_at=timezone.now(),
+                    ended_reason="",
+                )
+            )
+        GarminAuthenticationState.objects.bulk_create(rows, batch_size=100)
+        return users
+
+    return people
 
 
 @pytest.fixture
