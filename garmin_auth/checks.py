@@ -3,7 +3,7 @@
 import os
 import ssl
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet
 from django.conf import settings
@@ -12,10 +12,15 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections
 
 from .conf import Settings, conf
+from .deferred import deferred
 from .engines import BUILT_IN, NEEDS, is_installed, known_engines, what_is_missing
 from .engines.environment import CA_VARIABLES, PROXY_VARIABLES, disagreements
-from .keys import UNREADABLE_HINT, unreadable
 from .models import GarminAuthenticationState
+
+if TYPE_CHECKING:
+    from . import keys as fernet
+else:
+    fernet = deferred("keys")
 
 # Rows that the database check looks at, from either end of the table.
 SAMPLE = 50
@@ -258,7 +263,7 @@ def check_stored_sessions(
             return []
         stored = rows.with_session().order_by("pk").values_list("pk", flat=True)
         sample = {*stored[:SAMPLE], *stored.reverse()[:SAMPLE]}
-        lost = unreadable(sample)
+        lost = fernet.unreadable(sample)
     except DatabaseError:
         return []  # Older than this version's migrations: migrate comes first.
     if not lost:
@@ -267,7 +272,7 @@ def check_stored_sessions(
         Warning(
             f"No key in FERNET_KEYS opens {len(lost)} of {len(sample)} stored Garmin sessions "
             "looked at. They are kept.",
-            hint=UNREADABLE_HINT,
+            hint=fernet.UNREADABLE_HINT,
             id=_id("W005"),
         )
     ]

@@ -2,14 +2,17 @@
 
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from ..conf import conf
 from ..exceptions import SessionUnreadable
-from .base import Engine
 from .requirements import Needs
+
+if TYPE_CHECKING:
+    from .base import Engine
 
 BUILT_IN = {
     "garth": "garmin_auth.engines.garth.GarthEngine",
@@ -31,7 +34,7 @@ def known_engines() -> dict[str, str]:
     return {**BUILT_IN, **conf.ENGINES}
 
 
-def get_engine(name: str | None = None) -> Engine:
+def get_engine(name: str | None = None) -> "Engine":
     """Return an engine, importing it on first use.
 
     Args:
@@ -51,7 +54,7 @@ def get_engine(name: str | None = None) -> Engine:
         raise ImproperlyConfigured(f"The Garmin engine {name!r} cannot be imported: {exc}") from exc
 
 
-def get_stored_engine(name: str) -> Engine:
+def get_stored_engine(name: str) -> "Engine":
     """Return the engine that a row or a challenge names.
 
     Args:
@@ -97,5 +100,5 @@ def is_installed(name: str) -> bool:
 
 
 @lru_cache
-def _load(path: str) -> Engine:
+def _load(path: str) -> "Engine":
     return import_string(path)()
