@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet
 from django.conf import settings
@@ -11,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections
 
 from .conf import Settings, conf
+from .deferred import deferred
 from .engines import (
     foreign_variables,
     is_installed,
@@ -19,8 +20,12 @@ from .engines import (
     remedy,
     what_is_missing,
 )
-from .keys import UNREADABLE_HINT, unreadable
 from .models import GarminAuthenticationState
+
+if TYPE_CHECKING:
+    from . import keys as fernet
+else:
+    fernet = deferred("keys")
 
 # Rows that the database check looks at, from either end of the table.
 SAMPLE = 50
@@ -229,7 +234,7 @@ def check_stored_sessions(
             return []
         stored = rows.with_session().order_by("pk").values_list("pk", flat=True)
         sample = {*stored[:SAMPLE], *stored.reverse()[:SAMPLE]}
-        lost = unreadable(sample)
+        lost = fernet.unreadable(sample)
     except DatabaseError:
         return []  # Older than this version's migrations: migrate comes first.
     if not lost:
@@ -238,7 +243,7 @@ def check_stored_sessions(
         Warning(
             f"No key in FERNET_KEYS opens {len(lost)} of {len(sample)} stored Garmin sessions "
             "looked at. They are kept.",
-            hint=UNREADABLE_HINT,
+            hint=fernet.UNREADABLE_HINT,
             id=_id("W005"),
         )
     ]

@@ -4,6 +4,7 @@ import os
 import sqlite3
 from configparser import ConfigParser
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 from cryptography.fernet import Fernet
@@ -46,6 +47,8 @@ def installed(monkeypatch):
                 raise metadata.PackageNotFoundError(name)
             return found
 
+        # No folders to tell from, so importlib.metadata is asked.
+        monkeypatch.setattr("garmin_auth.engines.requirements.sys", SimpleNamespace(path=[]))
         monkeypatch.setattr(metadata, "version", version)
         monkeypatch.setattr("garmin_auth.engines.requirements.PYTHON", python)
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
@@ -15,8 +16,10 @@ from django.utils.module_loading import import_string
 from ..conf import conf
 from ..exceptions import SessionUnreadable
 from . import garminconnect_limits
-from .base import Engine
 from .requirements import Needs
+
+if TYPE_CHECKING:
+    from .base import Engine
 
 BUILT_IN = {
     "garth": "garmin_auth.engines.garth.GarthEngine",
@@ -48,7 +51,7 @@ def known_engines() -> dict[str, str]:
     return {**BUILT_IN, **conf.ENGINES}
 
 
-def get_engine(name: str | None = None) -> Engine:
+def get_engine(name: str | None = None) -> "Engine":
     """Return an engine, importing it on first use.
 
     Args:
@@ -68,7 +71,7 @@ def get_engine(name: str | None = None) -> Engine:
         raise ImproperlyConfigured(f"The Garmin engine {name!r} cannot be imported: {exc}") from exc
 
 
-def get_stored_engine(name: str) -> Engine:
+def get_stored_engine(name: str) -> "Engine":
     """Return the engine that a row or a challenge names.
 
     Args:
@@ -153,5 +156,5 @@ def foreign_variables() -> list[str]:
 
 
 @lru_cache
-def _load(path: str) -> Engine:
+def _load(path: str) -> "Engine":
     return import_string(path)()
