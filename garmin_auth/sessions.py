@@ -37,6 +37,9 @@ T = TypeVar("T")
 NOTE_EVERY = 60
 # Seconds between two looks at a session that another process refreshes.
 POLL = (0.05, 0.25)
+# Seconds that the database may be away, in a failover or a restart, before a token that Garmin has
+# rotated is lost, and between two tries to store it.
+WRITE_FOR, WRITE_EVERY = 15, 0.5
 
 
 @contextmanager
@@ -213,15 +216,18 @@ class StoredSession:
         return True
 
     def _insistently(self, write: Callable[[], T]) -> T:
-        """Write once more, on a new connection, where the database has dropped ours."""
+        """Write again, on a new connection, where the database has dropped ours or is away."""
         connection = connections[GarminAuthenticationState.objects.current().db]
-        try:
-            return write()
-        except (OperationalError, InterfaceError):
-            if connection.in_atomic_block:  # A TestCase's.
-                raise
-        connection.close()
-        return write()
+        gives_up_at = time.monotonic() + WRITE_FOR
+        while True:
+            try:
+                return write()
+            except (OperationalError, InterfaceError):
+                # In a TestCase's transaction there is nothing to write again.
+                if connection.in_atomic_block or time.monotonic() > gives_up_at:
+                    raise
+            connection.close()
+            time.sleep(WRITE_EVERY)
 
     def _replace(self, data: str) -> bool:
         row = self._row
