@@ -96,6 +96,8 @@ class StoredSession:
         # What the engine makes of it may be written differently from what was imported.
         self._written = self.session.session_data()
         self.refreshed = False
+        # Whether a lease was taken over that its holder has not given back.
+        self._took_over = False
 
     @property
     def engine_name(self) -> str:
@@ -162,15 +164,15 @@ class StoredSession:
         gives_up_at = time.monotonic() + conf.LEASE + REFRESH_TIMEOUT
         holder = ""
         while True:
-            given_back = holder and not states.lease_owner(self._row.pk)
+            former, holder = holder, states.lease_owner(self._row.pk)
             if self._changed_meanwhile():  # Only then: whoever writes gives back with it.
                 return False
-            if given_back:
+            if former and not holder:
                 # And nothing written: no use in all of us asking in turn.
                 raise GarminUnavailable("Another process has just failed to refresh this session.")
             if states.take_lease(self._row.pk, self._row.version, owner, conf.LEASE):
+                self._took_over = bool(holder)
                 return True
-            holder = states.lease_owner(self._row.pk)
             if time.monotonic() > gives_up_at:
                 raise GarminUnavailable("Other processes take too long to refresh this session.")
             time.sleep(random.uniform(*POLL))  # noqa: S311
@@ -196,6 +198,12 @@ class StoredSession:
             return self._written
         if self._changed_meanwhile():
             return self._written  # What was refused is no longer what is stored.
+        if self._took_over:
+            # Whoever held the lease before may have rotated the token, and still write what came.
+            raise GarminUnavailable(
+                "The token was refused after a process had not ended its refresh of it; "
+                "the next refusal is proof."
+            )
         evidence.require_proof(self._row.pk, self._row.engine, refusal)
         if GarminAuthenticationState.objects.expire_session(self._row.pk, self._row.version):
             announce(signals.session_expired, self._user, engine=self._row.engine)

@@ -236,6 +236,42 @@ def test_killed_while_garmin_is_asked_the_session_lives(user, connect, garmin, s
     assert use(user) == EMAIL
 
 
+def test_a_holder_that_was_asleep_when_its_lease_ended_stores_what_it_got(
+    user, connect, garmin, start_python
+):
+    """Such as while its virtual machine moves: who took over was refused for the holder's sake."""
+    connect(user, access_expired=True)
+    garmin.latency = 1
+    connections.close_all()
+    process = start_python("-c", f"import django; django.setup()\n{USE}")
+    wait_for(lambda: garmin.counts["di_refresh"] == 1)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(1.5)  # Garmin has answered, and rotated the token.
+    garmin.latency = 0
+    states.update(lease_expires_at=None)
+
+    with pytest.raises(GarminUnavailable):
+        use(user)
+    process.send_signal(signal.SIGCONT)
+    output, errors = process.communicate(timeout=60)
+
+    assert output.strip() == EMAIL, errors
+    garmin.expire_access_tokens(EMAIL)
+    assert use(user) == EMAIL
+
+
+def test_a_session_whose_token_a_killed_holder_took_along_is_cleared_at_the_next_refusal(
+    user, connect, garmin
+):
+    connect(user, access_expired=True)
+    garmin.revoke(EMAIL)
+    states.update(lease_owner="killed")
+
+    found = [check_session(user).outcome for _ in range(2)]
+
+    assert found == [Outcome.UNKNOWN, Outcome.EXPIRED]
+
+
 def test_a_dropped_database_connection_does_not_cost_the_rotated_token(user, connect, garmin):
     """On SQLite there is nobody who could drop it."""
     connection = connections["default"]
