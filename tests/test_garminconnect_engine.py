@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import sys
+import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -658,6 +659,20 @@ def test_errors_hold_no_secret_and_can_be_pickled(engine, garmin, expired, caplo
     for secret in tokens(expired).values():
         if not secret.startswith("GARMIN_CONNECT"):
             assert secret not in text
+
+
+def test_tls_keys_are_not_logged(expired, run_python, tmp_path):
+    keys = tmp_path / "keys"
+    code = """
+        import os, sys
+        from garmin_auth.engines import get_engine
+        assert get_engine("garminconnect").refresh(sys.argv[1]) != sys.argv[1]
+        print(os.environ["SSLKEYLOGFILE"])
+    """
+
+    assert run_python(textwrap.dedent(code), expired, SSLKEYLOGFILE=str(keys)) == str(keys)
+
+    assert not keys.exists()
 
 
 def test_logins_leave_no_secret_in_any_log(engine, garmin, caplog):
