@@ -1,7 +1,7 @@
 """Staff see every state and none of the secrets; what they may do is in the actions."""
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
@@ -12,14 +12,16 @@ from django.utils.decorators import method_decorator
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from .deferred import deferred
 from .engines import is_installed, known_engines
-from .evidence import mass_failure
-from .health import Outcome, check_session
-from .keys import UNREADABLE_HINT, unreadable
-from .login import disconnect
 from .models import DatabaseNow, EndedReason, GarminAuthenticationState, Status
+from .reports import Outcome
 from .transactions import non_atomic_everywhere
 
+if TYPE_CHECKING:
+    from . import evidence, health, keys, login
+else:
+    evidence, health, keys, login = map(deferred, ("evidence", "health", "keys", "login"))
 
 # A session is stored: as session_data says, but from a column that indexes can hold.
 CONNECTED = Q(connected_at__isnull=False)
@@ -106,7 +108,7 @@ class StateChangeList(ChangeList):
     def get_results(self, request):
         super().get_results(request)
         self.result_list = list(self.result_list)
-        lost = unreadable(state.pk for state in self.result_list)
+        lost = keys.unreadable(state.pk for state in self.result_list)
         engines = {state.engine for state in self.result_list}
         absent = {name for name in engines if not is_installed(name)}
         for state in self.result_list:
@@ -129,8 +131,8 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
     )
     list_filter = ("status", EngineFilter, StalenessFilter, EndFilter)
     # Counts beside the filters, by engine to watch the site's move to another, cost a look at every
-    # row: "Show counts" asks for them. Other pages read no more than they show, and count in an index
-    # (benchmarks/RESULTS.md).
+    # row: "Show counts" asks for them. Other pages read no more than they show, and count in an
+    # index (benchmarks/RESULTS.md).
     show_facets = admin.ShowFacets.ALLOW
     show_full_result_count = False
     list_select_related = ("user",)
@@ -173,22 +175,6 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
                 return (column, "pk")
         return super().get_ordering(request)
 
-    def get_search_results(self, request, queryset, search_term):
-        """Look for a user of exactly this name first: that takes an index, and all else every user.
-
-        In quotes, Django's own way to keep words together, the name is searched for everywhere.
-        """
-        of_this_name = {f"user__{get_user_model().USERNAME_FIELD}": search_term}
-        if search_term and (exactly := queryset.filter(**of_this_name)).exists():
-            if request.method == "GET":
-                sentence = gettext(
-                    "Only the user of exactly this name is shown. Put it in quotes to search for "
-                    "it in all names."
-                )
-                self.message_user(request, sentence, messages.INFO)
-            return exactly, False
-        return super().get_search_results(request, queryset, search_term)
-
     def get_search_fields(self, request):
         """Search as the site searches its users; without an admin of theirs, by name and e-mail."""
         user_model = get_user_model()
@@ -208,7 +194,7 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
     def changelist_view(self, request, extra_context=None):
         # Its actions ask Garmin, which must not happen inside a transaction.
         response = super().changelist_view(request, extra_context)  # Refuses who may not see it.
-        if request.method == "GET" and mass_failure():
+        if request.method == "GET" and evidence.mass_failure():
             self.message_user(
                 request,
                 gettext(
@@ -225,7 +211,7 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
         words = []
         if state.connected_at is not None:
             lost = getattr(state, "is_unreadable", None)
-            lost = bool(unreadable([state.pk])) if lost is None else lost
+            lost = bool(keys.unreadable([state.pk])) if lost is None else lost
             absent = getattr(state, "has_no_engine", None)
             absent = not is_installed(state.engine) if absent is None else absent
             if absent:
@@ -243,14 +229,14 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
     @admin.action(description=_("Check the selected sessions now"), permissions=["change"])
     def check_now(self, request, queryset):
         for state in queryset.select_related("user"):
-            check = check_session(state.user)
+            check = health.check_session(state.user)
             level, sentence = self._result(check)
             self._tell(request, state, level, sentence)
 
     @admin.action(description=_("Disconnect the selected accounts"), permissions=["change"])
     def disconnect(self, request, queryset):
         for state in queryset.select_related("user"):
-            if disconnect(state.user, EndedReason.STAFF):
+            if login.disconnect(state.user, EndedReason.STAFF):
                 self._tell(request, state, messages.SUCCESS, gettext("disconnected"))
             else:
                 self._tell(request, state, messages.INFO, gettext("was not connected"))
@@ -269,7 +255,7 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
         if check.outcome is Outcome.GONE:
             return messages.INFO, gettext("is not connected")
         if check.outcome is Outcome.UNREADABLE:
-            return messages.WARNING, f"{check.error} {UNREADABLE_HINT}"
+            return messages.WARNING, f"{check.error} {keys.UNREADABLE_HINT}"
         return messages.WARNING, gettext("could not be judged, and is kept: %s") % check.error
 
 

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from hashlib import sha256
-from importlib.resources import files
+from pathlib import Path
 
 from django.urls import reverse
 
@@ -20,7 +20,7 @@ def content_of(name: str) -> bytes:
     Args:
         name: the name of its URL.
     """
-    return files("garmin_auth").joinpath(ASSETS[name][0]).read_bytes()
+    return Path(__file__).with_name(ASSETS[name][0]).read_bytes()
 
 
 @lru_cache

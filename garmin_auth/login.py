@@ -202,15 +202,18 @@ def _conclude(
     except RateLimited as exc:
         pauses.heed(scope, exc)
         raise
-    pauses.heed(scope, None)
     if isinstance(result, NewSession):
+        # Before anything else: the cache may be away, and the login is worth more than its counts.
+        stored = _store(user, engine, result, login_id=login_id)
+        pauses.heed(scope, None)
         door.forgive(user, scope)
         evidence.accepted(engine.name)
-        if not _store(user, engine, result, login_id=login_id):
+        if not stored:
             raise ChallengeExpired("gone", "The login was cancelled or replaced while it went on.")
         return Connected()
     result = Challenge({**result.state, "pause_scope": scope}, result.sent_to)
     started_at = GarminAuthenticationState.objects.begin_challenge(user.pk, _dump(result), login_id)
+    pauses.heed(scope, None)
     if started_at is None:
         raise ChallengeExpired("gone", "The login was cancelled or replaced while it went on.")
     required = MFARequired(result.sent_to, _expiry(started_at), conf.MFA_MAX_ATTEMPTS)
@@ -334,9 +337,10 @@ def submit_mfa(user: Any, code: str) -> Connected:
     if isinstance(result, Challenge):
         states.update_challenge(pk, started_at, _dump(result))
         raise _wrong_code(user, pk, started_at)
+    stored = _store(user, engine, result, challenge_from=started_at)  # The code is spent.
     door.forgive(user, scope)
     evidence.accepted(engine.name)
-    if not _store(user, engine, result, challenge_from=started_at):
+    if not stored:
         raise ChallengeExpired("gone", "The login was cancelled or replaced while it finished.")
     return Connected()
 

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,9 +13,10 @@ from . import pauses, rates
 from .claims import CheckRun, due_sessions
 from .conf import conf
 from .exceptions import GarminUnavailable, MassFailure, RateLimited
-from .health import Check, purge_challenges
 from .health import check_session as check
+from .health import purge_challenges
 from .models import GarminAuthenticationState
+from .reports import Check
 
 # Seconds that a message lives, and that its row counts as queued: one as long as the other, so that
 # what nobody came to check is sent again by a later run. Longer would keep it from being so.
@@ -71,7 +73,7 @@ def check_session(
         faults: how many network faults earlier attempts have met.
 
     Returns:
-        ``outcome``: what was found, as in ``garmin_auth.health.Outcome``, or ``"skipped"``;
+        ``outcome``: what was found, as in ``garmin_auth.reports.Outcome``, or ``"skipped"``;
         ``refreshed``; ``engine``.
     """
     state = _due(pk, enqueued_at)
@@ -119,7 +121,11 @@ def check_due_sessions(max_age: float | None = None, limit: int | None = None) -
 
 
 def enqueue_due_sessions(
-    max_age: timedelta | None = None, *, user: Any = None, limit: int | None = None
+    max_age: timedelta | None = None,
+    *,
+    user: Any = None,
+    limit: int | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> int:
     """Do what ``check_due_sessions`` does, here and now, and return how many messages were sent.
 
@@ -127,10 +133,13 @@ def enqueue_due_sessions(
         max_age: leave out what was validated less than this long ago.
         user: only this user's, also if it is queued already.
         limit: enqueue at most so many.
+        interrupted: asked between batches; True ends it.
 
     Raises:
         kombu.exceptions.OperationalError: the broker cannot be reached.
     """
+    if interrupted():
+        return 0
     purge_challenges()
     due, now = due_sessions(max_age, user), _now()
     with current_app.producer_or_acquire() as producer:
@@ -146,6 +155,8 @@ def enqueue_due_sessions(
                 raise
             # Only now: a process that dies while it sends keeps the others waiting a minute.
             run.keep(batch, QUEUED)
+            if interrupted():
+                break
             now = _now()
     return sent
 

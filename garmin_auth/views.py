@@ -1,7 +1,7 @@
 """The pages on which users connect their Garmin accounts; each acts on ``request.user`` only."""
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_not_required
@@ -25,22 +25,18 @@ from django.views.decorators.vary import vary_on_headers
 from django.views.generic import FormView, TemplateView, View
 
 from . import pauses
-from .accounts import account_of
 from .assets import ASSETS, content_of, version_of
+from .deferred import deferred
 from .exceptions import ChallengeExpired, GarminAuthError, InvalidMFACode, RateLimited
 from .forms import LoginForm, MFAForm, focus_first_error
-from .login import (
-    Connected,
-    LoginUnderWay,
-    MFARequired,
-    begin_login,
-    cancel_mfa,
-    disconnect,
-    login_note,
-    pending_login,
-    submit_mfa,
-)
 from .transactions import non_atomic_everywhere
+
+if TYPE_CHECKING:
+    from . import accounts, login
+
+    Step = login.Connected | login.MFARequired | login.LoginUnderWay
+else:
+    accounts, login = deferred("accounts"), deferred("login")
 
 
 @method_decorator(sensitive_post_parameters(), name="dispatch")
@@ -76,11 +72,11 @@ class PageView(GarminView):
     failure: GarminAuthError | None = None
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        account = account_of(self.request.user)
+        account = accounts.account_of(self.request.user)
         return super().get_context_data(  # type: ignore[misc]
             account=account,
             retry_at=_retry_at(self.failure or account.login_failure),
-            pending=pending_login(self.request.user),
+            pending=login.pending_login(self.request.user),
             next=self.get_redirect_url(),
             login_url=self.url_with_next("login"),
             mfa_url=self.url_with_next("mfa"),
@@ -100,7 +96,7 @@ class StatusView(PageView, TemplateView):
 class LoginStepView(PageView, FormView):
     """A form that takes the login one step on, or says why that did not work."""
 
-    def take_step(self, **fields: str) -> Connected | MFARequired | LoginUnderWay:
+    def take_step(self, **fields: str) -> "Step":
         """Hand the form's fields to Garmin. Raises GarminAuthError."""
         raise NotImplementedError
 
@@ -117,9 +113,9 @@ class LoginStepView(PageView, FormView):
             field = "code" if isinstance(error, InvalidMFACode) else None
             form.add_error(field, str(error.user_message))
             return self.form_invalid(form)
-        if isinstance(result, LoginUnderWay):
+        if isinstance(result, login.LoginUnderWay):
             return HttpResponseRedirect(self.url_with_next("progress"))
-        if isinstance(result, MFARequired):
+        if isinstance(result, login.MFARequired):
             return HttpResponseRedirect(self.url_with_next("mfa"))
         return self.leave_connected()
 
@@ -141,10 +137,12 @@ class LoginView(LoginStepView):
         return self.render_to_response(context)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        return super().get_context_data(login_note=login_note(), site_pause=_site_pause(), **kwargs)
+        return super().get_context_data(
+            login_note=login.login_note(), site_pause=_site_pause(), **kwargs
+        )
 
-    def take_step(self, **fields: str) -> Connected | MFARequired | LoginUnderWay:
-        return begin_login(self.request.user, **fields)
+    def take_step(self, **fields: str) -> "Step":
+        return login.begin_login(self.request.user, **fields)
 
 
 @method_decorator(vary_on_headers("Accept"), name="dispatch")
@@ -199,12 +197,12 @@ class MFAView(LoginStepView):
         # As its help text, for Django ties that to the field: a screen reader that begins there
         # says where the code went.
         form.fields["code"].help_text = render_to_string(
-            "garmin_auth/includes/sent.html", {"pending": pending_login(self.request.user)}
+            "garmin_auth/includes/sent.html", {"pending": login.pending_login(self.request.user)}
         )
         return form
 
-    def take_step(self, **fields: str) -> Connected | MFARequired:
-        return submit_mfa(self.request.user, **fields)
+    def take_step(self, **fields: str) -> "login.Connected | login.MFARequired":
+        return login.submit_mfa(self.request.user, **fields)
 
 
 class ActionView(GarminView):
@@ -225,7 +223,7 @@ class MFACancelView(ActionView):
     """Drops the user's login, whether it waits for a code or is under way."""
 
     def post(self, request: HttpRequest) -> HttpResponse:
-        if cancel_mfa(request.user):
+        if login.cancel_mfa(request.user):
             messages.info(request, _("The login was cancelled."), fail_silently=True)
         return HttpResponseRedirect(self.get_success_url())
 
@@ -234,7 +232,7 @@ class DisconnectView(ActionView):
     """Forgets the user's session."""
 
     def post(self, request: HttpRequest) -> HttpResponse:
-        if disconnect(request.user):
+        if login.disconnect(request.user):
             messages.success(request, _("Your Garmin account is disconnected."), fail_silently=True)
         return HttpResponseRedirect(self.get_success_url())
 

@@ -332,7 +332,7 @@ def dead_at(date):
     return str(exchange_error(answer(401, DEAD, HTML, Date=date), ""))
 
 
-@pytest.mark.parametrize(("minutes", "word"), [(-10, "600 s ahead of"), (10, "s behind")])
+@pytest.mark.parametrize(("minutes", "word"), [(-10, "s ahead of"), (10, "s behind")])
 def test_a_clock_that_is_off_is_named(minutes, word):
     theirs = datetime.now(UTC) + timedelta(minutes=minutes)
 

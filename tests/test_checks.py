@@ -4,16 +4,18 @@ import os
 import sqlite3
 from configparser import ConfigParser
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 from cryptography.fernet import Fernet
 from django.core.checks import ERROR, WARNING, run_checks
 from django.db import connection
 
-from garmin_auth.checks import TIMEOUT, check_stored_engines, check_stored_sessions
+from garmin_auth.checks import check_stored_engines, check_stored_sessions
 from garmin_auth.conf import conf
 from garmin_auth.engines import NEEDS
 from garmin_auth.engines.environment import VARIABLES
+from garmin_auth.engines.garminconnect_limits import TIMEOUT
 from garmin_auth.models import GarminAuthenticationState
 
 from .conftest import ROOT, raw_row
@@ -45,6 +47,8 @@ def installed(monkeypatch):
                 raise metadata.PackageNotFoundError(name)
             return found
 
+        # No folders to tell from, so importlib.metadata is asked.
+        monkeypatch.setattr("garmin_auth.engines.requirements.sys", SimpleNamespace(path=[]))
         monkeypatch.setattr(metadata, "version", version)
         monkeypatch.setattr("garmin_auth.engines.requirements.PYTHON", python)
 

@@ -1,6 +1,8 @@
+import contextlib
 import json
 
 import pytest
+from django.core.cache.backends.locmem import LocMemCache
 from django.db import transaction
 from django.dispatch import Signal
 from django.utils import timezone
@@ -187,6 +189,31 @@ def test_an_accepted_code_that_garmin_does_not_finish_is_spent(user, pending, ga
 
     assert caught.value.reason == "spent"
     assert pending_login(user) is None
+
+
+class CacheThatGoesAway(LocMemCache):
+    """A cache like a Redis that is not there any more once Garmin has issued tokens."""
+
+    garmin = None
+
+    def validate_key(self, key):
+        if self.garmin.counts["exchange"]:
+            raise ConnectionError("The cache is away.")
+        super().validate_key(key)
+
+
+@pytest.mark.parametrize("mfa", [False, True])
+def test_a_cache_that_is_away_does_not_cost_the_session(user, garmin, settings, monkeypatch, mfa):
+    garmin.add_account(EMAIL, PASSWORD, mfa=mfa)
+    monkeypatch.setattr(CacheThatGoesAway, "garmin", garmin)
+    path = f"{__name__}.{CacheThatGoesAway.__name__}"
+    settings.CACHES = {"default": {"BACKEND": path, "LOCATION": f"goes away {mfa}"}}
+
+    with contextlib.suppress(ConnectionError):
+        start_login(user, EMAIL, PASSWORD)
+        submit_mfa(user, garmin.mfa_code(EMAIL))
+
+    assert account_of(user).connected
 
 
 def test_a_code_works_once(user, pending, garmin):

@@ -23,6 +23,14 @@ SLOW = (
     "trustme",
     "oauthlib",
 )
+# What the admin and the views act with; and what would tell versions at a tenth of Django's price.
+ACTS = (
+    "garmin_auth.accounts",
+    "garmin_auth.health",
+    "garmin_auth.login",
+    "garmin_auth.sessions",
+    "importlib.metadata",
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +57,11 @@ def test_the_app_itself_is_imported(imported):
 @pytest.mark.parametrize("name", SLOW)
 def test_starting_django_does_not_import(imported, name):
     assert not [module for module in imported if module.partition(".")[0] == name]
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_starting_django_does_not_import_what_only_acts(imported, name):
+    assert name not in imported
 
 
 @pytest.mark.parametrize("engine", ["garth", "garminconnect"])

@@ -52,7 +52,7 @@ def worker(start_python):
     return lambda: start_python("-c", f"import django; django.setup()\n{ONE}")
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "It did not happen in time."

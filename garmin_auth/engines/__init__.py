@@ -1,15 +1,25 @@
-"""Engines speak to Garmin; which one wrote a session stands in its row."""
+"""Engines speak to Garmin; which one wrote a session stands in its row.
 
+What is to be known of the built-in ones before they are imported, which is slow, stands here too.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from ..conf import conf
 from ..exceptions import SessionUnreadable
-from .base import Engine
+from . import garminconnect_limits
 from .requirements import Needs
+
+if TYPE_CHECKING:
+    from .base import Engine
 
 BUILT_IN = {
     "garth": "garmin_auth.engines.garth.GarthEngine",
@@ -17,13 +27,23 @@ BUILT_IN = {
 }
 # What the built-in engines are built on, and the commands that install it.
 NEEDS = {
-    BUILT_IN["garth"]: Needs({"garth": "0.8.0"}, 'pip install "garth>=0.8.0,<0.9"'),
+    BUILT_IN["garth"]: Needs(
+        {"garth": "0.8.0"},
+        'pip install "garth>=0.8.0,<0.9"',
+        instead="garminconnect",
+    ),
     BUILT_IN["garminconnect"]: Needs(
         {"garminconnect": "0.3.20", "curl_cffi": "0.15"},
         'pip install --upgrade "django-garmin-auth[garminconnect]"',
         python=(3, 12),
     ),
 }
+# The settings that an engine cannot follow.
+LIMITS: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {
+    BUILT_IN["garminconnect"]: garminconnect_limits.limits,
+}
+# What the libraries read from the environment for clients of their own, and ours do not.
+VARIABLES = re.compile("GARTH_.*|GARMINTOKENS", re.IGNORECASE)
 
 
 def known_engines() -> dict[str, str]:
@@ -31,7 +51,7 @@ def known_engines() -> dict[str, str]:
     return {**BUILT_IN, **conf.ENGINES}
 
 
-def get_engine(name: str | None = None) -> Engine:
+def get_engine(name: str | None = None) -> "Engine":
     """Return an engine, importing it on first use.
 
     Args:
@@ -51,7 +71,7 @@ def get_engine(name: str | None = None) -> Engine:
         raise ImproperlyConfigured(f"The Garmin engine {name!r} cannot be imported: {exc}") from exc
 
 
-def get_stored_engine(name: str) -> Engine:
+def get_stored_engine(name: str) -> "Engine":
     """Return the engine that a row or a challenge names.
 
     Args:
@@ -96,6 +116,45 @@ def is_installed(name: str) -> bool:
     return name in known_engines() and not what_is_missing(name)
 
 
+def remedy(name: str) -> str:
+    """Say how an engine comes to be installed.
+
+    Args:
+        name: the engine's name; it need not be known.
+    """
+    path = known_engines().get(name)
+    if path is None:
+        return "Name its dotted path in GARMIN_AUTH_ENGINES. Its users may also connect anew."
+    if path not in NEEDS:
+        return f"Install the package that has {path}, or correct GARMIN_AUTH_ENGINES."
+    needs = NEEDS[path]
+    if not needs.instead:
+        return needs.remedy()
+    return (
+        f"{needs.remedy()}. Or choose the engine whose new logins work, "
+        f'GARMIN_AUTH_ENGINE = "{needs.instead}". {NEEDS[BUILT_IN[needs.instead]].remedy()}'
+    )
+
+
+def limits(name: str) -> list[tuple[str, str]]:
+    """Return which settings an engine cannot follow: sentences, each with what to do about it.
+
+    An engine of the site's own brings a system check of its own for that.
+
+    Args:
+        name: the engine's name; it need not be known.
+
+    Raises:
+        ImproperlyConfigured: a setting cannot be used.
+    """
+    return list(LIMITS.get(known_engines().get(name, ""), tuple)())
+
+
+def foreign_variables() -> list[str]:
+    """Return the names of the environment's variables that no engine follows, though one might."""
+    return sorted(name for name in os.environ if VARIABLES.fullmatch(name))
+
+
 @lru_cache
-def _load(path: str) -> Engine:
+def _load(path: str) -> "Engine":
     return import_string(path)()

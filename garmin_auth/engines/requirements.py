@@ -1,9 +1,9 @@
-"""What an engine needs installed, told by importlib.metadata: no library is imported for it."""
+"""What an engine needs installed, told by what installers write down: no library is imported."""
 
+import os
 import re
 import sys
 from dataclasses import dataclass
-from importlib import metadata
 
 PYTHON = sys.version_info[:2]
 
@@ -16,18 +16,19 @@ class Needs:
         distributions: their names, each with the oldest version that will do.
         command: what installs them.
         python: the oldest Python that they run on.
+        instead: the name of an engine to choose rather; "" for none.
     """
 
     distributions: dict[str, str]
     command: str
     python: tuple[int, int] = (3, 11)
+    instead: str = ""
 
     def missing(self) -> str:
         """Say what is missing or too old, as part of a sentence; "": nothing."""
         for name, oldest in self.distributions.items():
-            try:
-                version = metadata.version(name)
-            except metadata.PackageNotFoundError:
+            version = installed_version(name)
+            if version is None:
                 return f"{name}, which is not installed"
             if _numbers(version) < _numbers(oldest):
                 return f"{name} {oldest} or newer, and {version} is installed"
@@ -50,6 +51,33 @@ class Needs:
             f"It needs Python {self.oldest_python} or newer, and this is {_dotted(PYTHON)}. With a "
             f"newer Python, install it: {self.command}"
         )
+
+
+def installed_version(name: str) -> str | None:
+    """Return the version of a distribution that is installed, None: it is not.
+
+    Installers name a folder by both, ``garth-0.8.0.dist-info`` (packaging.python.org, "Recording
+    installed projects"). importlib.metadata, which knows all other ways too, is asked only where
+    there is no such folder: every start of Django would pay for its import.
+
+    Args:
+        name: the distribution's name.
+    """
+    words = re.sub(r"[-_.]+", "[-_.]+", name)
+    folder = re.compile(rf"{words}-([^-]+)\.dist-info", re.IGNORECASE)
+    for path in sys.path:
+        try:
+            entries = os.listdir(path or ".")
+        except OSError:  # There is no such folder, or it is a file: a zip, say.
+            continue
+        if found := [match[1] for entry in entries if (match := folder.fullmatch(entry))]:
+            return found[0]
+    from importlib import metadata  # Here for its cost, as said above.
+
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -1,7 +1,7 @@
 """``{% load garmin_auth %}``: the state of the user's Garmin connection on a site's own pages."""
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django import template
 from django.utils import timezone
@@ -11,8 +11,13 @@ from django.utils.html import format_html
 from django.utils.http import escape_leading_slashes, urlencode
 from django.utils.translation import gettext, ngettext
 
-from ..accounts import Badge, badge_of
 from ..assets import url_of
+from ..deferred import deferred
+
+if TYPE_CHECKING:
+    from .. import accounts
+else:
+    accounts = deferred("accounts")
 
 register = template.Library()
 
@@ -92,13 +97,13 @@ def garmin_asset(name: str) -> str:
     return url_of(name)
 
 
-def _badge(context: Any) -> Badge | None:
+def _badge(context: Any) -> "accounts.Badge | None":
     """Look the badge up once for each request, or rendering where there is no request."""
     request = context.get("request")
     user = getattr(request, "user", None) or context.get("user")
     memory = vars(request) if request is not None else context.dicts[0]
     if KEY not in memory:
-        memory[KEY] = badge_of(user)
+        memory[KEY] = accounts.badge_of(user)
     return memory[KEY]
 
 
