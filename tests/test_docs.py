@@ -28,6 +28,7 @@ from django.utils import translation
 
 from garmin_auth import checks, exceptions, signals
 from garmin_auth.conf import Settings
+from garmin_auth.health import Report
 from garmin_auth.management.commands import check_garmin_sessions
 from garmin_auth.models import EndedReason, Status
 from garmin_auth.testing import GarminSimulator
@@ -388,6 +389,25 @@ def test_every_exit_code_is_explained_and_no_other(command):
 @pytest.mark.parametrize("sentence", [*check_garmin_sessions.STOPPED.values()])
 def test_every_reason_to_stop_is_explained(sentence):
     assert plain(sentence) in plain(TROUBLE)
+
+
+def test_every_key_of_the_checks_json_is_in_the_reference():
+    text = (ROOT / "docs/reference/commands.md").read_text()
+    assert [key for key in Report().as_dict() if f"`{key}`" not in text] == []
+
+
+def test_every_state_is_explained():
+    text = (ROOT / "docs/how-it-works.md").read_text()
+    assert all(f"| `{status}` |" in text for status in Status.values)
+    assert all(f"`{reason}`" in text for reason in EndedReason.values)
+
+
+def test_the_table_of_settings_has_their_defaults(settings, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    from generate import generate
+
+    settings.GARMIN_AUTH_MFA_TTL = 1
+    assert "| `GARMIN_AUTH_MFA_TTL` | `600` |" in generate("settings")
 
 
 def test_every_command_is_in_the_reference_and_no_other():
