@@ -365,6 +365,24 @@ def test_every_sentence_that_users_see_is_explained(error):
         assert plain(str(error.user_message)) in plain(TROUBLE)
 
 
+def test_every_sentence_that_is_explained_to_users_is_one_of_ours():
+    """A sentence that nobody sees any more would be looked up by nobody."""
+    quoted = re.findall(r"(?:^> .*\n)+", section("## What users see"), re.M)
+    with translation.override("en"):
+        ours = {plain(str(error.user_message)) for error in all_errors()}
+    assert len(quoted) > 15
+    assert {plain(quote) for quote in quoted} - ours == set()
+
+
+@pytest.mark.parametrize(
+    "sentence", re.findall(r"^\| ([A-Z].{30,}?) \|", section("### `check_garmin_sessions`"), re.M)
+)
+def test_every_sentence_of_the_check_that_is_explained_is_one_of_ours(sentence):
+    source = " ".join(inspect.getsource(check_garmin_sessions).split()).replace('" "', "")
+    words = re.split(r" …|: …", sentence)[0].removeprefix("The run stopped early. ")
+    assert plain(words) in plain(source)
+
+
 @pytest.mark.parametrize("kind", sorted({type(error).__name__ for error in all_errors()}))
 def test_every_exception_has_a_heading(kind):
     assert re.search(rf"^### .*`{kind}`", TROUBLE, re.M)
