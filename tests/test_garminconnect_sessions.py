@@ -137,6 +137,25 @@ def test_a_token_that_another_worker_has_rotated_is_no_death(user, connect, garm
         assert client.connectapi(PROFILE)["userName"] == EMAIL
 
     assert stored(user) == fresh != old
+    assert state_of(user).refused_at is None  # And no evidence of a mass failure.
+
+
+def test_the_rotated_token_is_stored_before_anything_else_is_done(
+    user, connect, garmin, monkeypatch
+):
+    """Whatever ends the process after Garmin's answer finds the row written."""
+    old = json.loads(connect(user, access_expired=True))
+
+    def end(engine):
+        raise SystemExit
+
+    monkeypatch.setattr("garmin_auth.sessions.evidence.accepted", end)
+    with pytest.raises(SystemExit):
+        use(user)
+
+    monkeypatch.undo()
+    assert json.loads(stored(user))["di_refresh_token"] != old["di_refresh_token"]
+    assert use(user) == EMAIL
 
 
 @pytest.mark.parametrize(
