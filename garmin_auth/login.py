@@ -444,25 +444,38 @@ def disconnect(user: Any, reason: str = EndedReason.USER) -> bool:
 
 @sensitive_variables()
 def _store_import(user: Any, engine: Engine, session_data: str, check: bool) -> None:
+    written = False
+
     def refresh() -> str:
+        nonlocal written
         try:
             fresh = engine.refresh(session_data)
         except RateLimited as exc:
             pauses.heed(pauses.SITE, exc)
             raise
+        if engine.rotates:  # At once, for what was imported is worthless from now on.
+            _write(user, engine, NewSession(fresh, account_name=None, validated=False))
+            written = True
         evidence.accepted(engine.name)
         return fresh
 
-    name = None
-    if check:
-        pauses.respect(pauses.SITE)
-        session = engine.open(session_data, refresh, after=partial(pauses.heed, pauses.SITE))
-        try:
-            name = engine.account_name(session)
-            session_data = session.session_data()
-        finally:
-            session.close()
-    _store(user, engine, NewSession(session_data, account_name=name, validated=check))
+    if not check:
+        _store(user, engine, NewSession(session_data, account_name=None, validated=False))
+        return
+    pauses.respect(pauses.SITE)
+    session = engine.open(session_data, refresh, after=partial(pauses.heed, pauses.SITE))
+    try:
+        name = engine.account_name(session)
+        session_data = session.session_data()
+    except GarminAuthError:
+        if not written:
+            raise
+        # Garmin has accepted its token; what came after that was a fault.
+        announce(signals.session_connected, user, engine=engine.name)
+    else:
+        _store(user, engine, NewSession(session_data, account_name=name, validated=True))
+    finally:
+        session.close()
 
 
 def _result_since(user: Any, began: datetime) -> Connected | MFARequired | None:
@@ -473,14 +486,22 @@ def _result_since(user: Any, began: datetime) -> Connected | MFARequired | None:
     return Connected() if rows.filter(user_id=user.pk, connected_at__gte=began).exists() else None
 
 
-def _store(
+def _store(user: Any, engine: Engine, session: NewSession, **origin: Any) -> bool:
+    """Write a session and announce it, unless the login that it is of was cancelled meanwhile."""
+    stored = _write(user, engine, session, **origin)
+    if stored:
+        announce(signals.session_connected, user, engine=engine.name)
+    return stored
+
+
+def _write(
     user: Any,
     engine: Engine,
     session: NewSession,
     challenge_from: datetime | None = None,
     login_id: str = "",
 ) -> bool:
-    stored = GarminAuthenticationState.objects.connect(
+    return GarminAuthenticationState.objects.connect(
         user.pk,
         engine=engine.name,
         session_data=session.session_data,
@@ -490,9 +511,6 @@ def _store(
         challenge_from=challenge_from,
         login_id=login_id,
     )
-    if stored:
-        announce(signals.session_connected, user, engine=engine.name)
-    return stored
 
 
 def _load(user: Any) -> tuple[Any, datetime, int, dict[str, Any]]:

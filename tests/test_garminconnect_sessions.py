@@ -430,6 +430,33 @@ def test_an_import_is_checked_and_stored(user, garmin):
     assert state_of(user).session_ends_at is None
 
 
+def test_an_import_that_was_refreshed_survives_a_fault_of_its_check(user, garmin):
+    """Its refresh has rotated the token: what was imported could not be imported again."""
+    garmin.add_account(EMAIL, PASSWORD)
+    data = garmin.issue_session(EMAIL, engine="garminconnect", access_expired=True)
+    garmin.fail("api", "status", status=503)
+
+    import_session(user, data, engine="garminconnect", check=True)
+
+    assert garmin.counts["di_refresh"] == 1
+    assert state_of(user).last_validated is None
+    assert use(user) == EMAIL
+
+
+def test_an_import_whose_check_fails_before_a_refresh_stores_nothing(user, garmin):
+    garmin.add_account(EMAIL, PASSWORD)
+    garmin.fail("api", "status", status=503)
+
+    with pytest.raises(GarminUnavailable):
+        import_session(
+            user,
+            garmin.issue_session(EMAIL, engine="garminconnect"),
+            engine="garminconnect",
+            check=True,
+        )
+    assert state_of(user) is None
+
+
 def test_a_session_of_nulls_is_unreadable_and_kept(user, connect):
     connect(user)
     nulls = '{"di_token": null, "di_refresh_token": null, "di_client_id": null}'

@@ -94,6 +94,7 @@ class Session(OpenSession):
 
 class ThirdEngine(Engine):
     name = "third"
+    rotates = True
 
     @sensitive_variables()
     def login(self, email, password):

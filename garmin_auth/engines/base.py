@@ -93,6 +93,7 @@ class Engine(ABC):
         name: the short name that rows store, at most 50 characters.
         slow_login: whether a login may take longer than a web request should. The pages then run
             it outside the request, and show that it is under way.
+        rotates: whether ``refresh`` makes the session data before it worthless.
         login_timeout: seconds within which ``login`` ends.
         login_note: what users should know before they log in, in translated sentences; "" if
             nothing. The login page shows it.
@@ -100,6 +101,7 @@ class Engine(ABC):
 
     name: str
     slow_login: bool = False
+    rotates: bool = False
     login_note: Any = ""
 
     @property
