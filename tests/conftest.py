@@ -58,6 +58,9 @@ def pytest_configure(config):
     reason = services.why_not_garminconnect()
     if reason and services.required() and not services.garminconnect_may_be_left_out():
         raise pytest.UsageError(f"garminconnect: {reason}; GARMIN_AUTH_REQUIRE_SERVICES=1.")
+    for broker in services.BROKERS if services.required() else ():
+        if reason := services.why_not_broker(broker):
+            raise pytest.UsageError(f"{broker}: {reason}; GARMIN_AUTH_REQUIRE_SERVICES=1.")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -25,10 +25,9 @@ from garmin_auth.login import disconnect
 from garmin_auth.models import GarminAuthenticationState, Status
 from garmin_auth.rates import reserve_turn
 
+from . import celery_app
 from .conftest import raw_row, state_of
 from .test_models import spoil
-
-celery_app = pytest.importorskip("tests.celery_app")
 
 pytestmark = pytest.mark.django_db(transaction=True)
 states = GarminAuthenticationState.objects
@@ -77,8 +76,9 @@ class Message:
 
 
 @pytest.fixture
-def queue():
+def queue(monkeypatch):
     """Take all messages from the queue, in the order they were sent."""
+    monkeypatch.setattr(tasks, "HOLD", 0)
 
     def take():
         messages = []
@@ -228,7 +228,7 @@ def test_a_long_pause_is_looked_at_again_before_a_broker_takes_the_message_for_l
     message(user).deliver()
 
     (again,) = queue()
-    assert 700 < again.countdown <= tasks.LONGEST_COUNTDOWN
+    assert 700 < again.countdown <= tasks.LONGEST_WAIT
 
 
 def test_a_rate_limit_puts_the_check_off(user, connect, message, queue, garmin):
@@ -336,7 +336,7 @@ def test_what_does_not_pass_is_not_tried_again(
     assert queue() == []
 
 
-def test_a_turn_within_a_second_is_waited_for(user, connect, message, queue, settings):
+def test_a_turn_is_waited_for(user, connect, message, queue, settings):
     settings.GARMIN_AUTH_CHECK_RATE = 2
     connect(user)
 
@@ -355,41 +355,47 @@ def tasks_result(message):
     return result["outcome"]
 
 
-def test_a_later_turn_is_reserved_and_the_message_waits(user, connect, message, queue, settings):
-    settings.GARMIN_AUTH_CHECK_RATE = 0.1
-    connect(user)
-    message(user).deliver()
-    queue()
-
-    assert message(user).deliver()[0] == "RETRY"
-
-    (again,) = queue()
-    assert again.kwargs["turn_at"] == pytest.approx(time.time() + again.countdown, abs=1)
-    assert 5 < again.countdown < 21
-
-
-def test_a_turn_that_was_reserved_is_used(user, connect, message, queue, settings, garmin):
-    settings.GARMIN_AUTH_CHECK_RATE = 0.01
-    connect(user)
-    sent = message(user)
-    sent.kwargs["turn_at"] = time.time() - 1
-
-    assert sent.deliver()[1]["outcome"] == "active"
-
-
 def test_without_a_turn_in_sight_the_message_is_looked_at_again(
     user, connect, message, queue, settings
 ):
     settings.GARMIN_AUTH_CHECK_RATE = 0.01
     connect(user)
-    while reserve_turn(tasks.LONGEST_COUNTDOWN + 60):
+    while reserve_turn(tasks.LONGEST_WAIT + 60):
         pass
 
     assert message(user).deliver()[0] == "RETRY"
 
     (again,) = queue()
-    assert "turn_at" not in again.kwargs
-    assert 700 < again.countdown <= tasks.LONGEST_COUNTDOWN
+    assert 700 < again.countdown <= tasks.LONGEST_WAIT
+
+
+def test_putting_off_takes_a_while_so_that_few_lie_in_the_workers_memory(
+    user, connect, message, queue, monkeypatch
+):
+    monkeypatch.setattr(tasks, "HOLD", 0.5)
+    connect(user)
+    pauses.begin(pauses.SITE, 120)
+    began = time.monotonic()
+
+    message(user).deliver()
+
+    assert time.monotonic() - began >= 0.5
+    assert len(queue()) == 1
+
+
+@pytest.mark.parametrize(
+    "check",
+    [tasks.check_session, lambda pk: tasks.check_session.apply((pk,)).get()],
+    ids=["as a function", "eagerly"],
+)
+def test_without_a_message_it_checks_at_once_and_tries_nothing_again(user, connect, queue, check):
+    connect(user)
+    pauses.begin(pauses.SITE, 120)
+
+    assert check(key_of(user))["outcome"] == "unknown"
+    cache.clear()  # The pause is over.
+    assert check(key_of(user))["outcome"] == "active"
+    assert queue() == []
 
 
 # Fan-out
@@ -480,8 +486,9 @@ def test_batches_are_bounded(people, queue, monkeypatch):
     assert len(set(sent_to(queue()))) == 5
 
 
-def test_a_fan_out_costs_four_queries_for_each_batch(people, queue, monkeypatch):
+def test_a_fan_out_costs_four_queries_for_each_batch(people, queue, garmin, monkeypatch):
     def queries(number):
+        garmin.reset()
         people(number)
         with CaptureQueriesContext(connection) as captured:
             tasks.check_due_sessions()
