@@ -515,7 +515,8 @@ def _write(
 
 def _load(user: Any) -> tuple[Any, datetime, int, dict[str, Any]]:
     """Read the pending login: key of its row, when it began, codes tried, its record."""
-    row, record = None, None
+    row: Any = None
+    record: Any = None
     try:
         row = (
             GarminAuthenticationState.objects.current()
