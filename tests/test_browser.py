@@ -114,7 +114,7 @@ def heading(page):
 def test_the_journey_by_keyboard(open_page, garmin, mfa_account, user, size):
     page = open_page(size=size)
 
-    tab_to(page, "Connect with Garmin")
+    tab_to(page, "Connect your Garmin account")
     page.keyboard.press("Enter")
     page.wait_for_url("**/login/")
     tab_to(page, "Garmin e-mail address")
