@@ -11,5 +11,6 @@ urlpatterns = [
     path("mfa/cancel/", views.MFACancelView.as_view(), name="mfa_cancel"),
     path("disconnect/", views.DisconnectView.as_view(), name="disconnect"),
     path("style.css", views.stylesheet, name="stylesheet"),
+    path("admin.css", views.admin_stylesheet, name="admin_stylesheet"),
     path("script.js", views.script, name="script"),
 ]
