@@ -9,7 +9,7 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 READY := $(VENV)/.ready-$(VERSION)
 
-.PHONY: help demo test check docs soak clean
+.PHONY: help demo test check docs soak bench clean
 
 help:
 	@echo "make demo    the whole story against a simulated Garmin, then a site to look at"
@@ -18,6 +18,7 @@ help:
 	@echo "             the same with the engine whose new logins work: Python 3.12 or newer"
 	@echo "make test    all tests, on every database that is reachable"
 	@echo "make soak    the long proofs: kills, random interleavings, fuzzing; some minutes"
+	@echo "make bench   the benchmarks, into benchmarks/RESULTS.md (ARGS=NAME for one of them)"
 	@echo "make check   style, types, migrations, settings, the docs, the wheel"
 	@echo "make docs    the documentation's site, in build/docs"
 	@echo "             All of them take PYTHON=..., and then make .venv anew for that version."
@@ -48,6 +49,9 @@ soak: $(READY)
 		$(BIN)/python -m pytest -q -s tests/test_killed.py tests/test_state_machine.py \
 		tests/test_storms.py tests/test_rotation_under_load.py
 	$(BIN)/python -m tests.fuzz --examples 50000
+
+bench: $(READY)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo.sqlite3*

@@ -1,8 +1,8 @@
 """Measure, say which goals are met, and write RESULTS.md: ``python -m benchmarks [NAME…]``.
 
 One benchmark after the other, each on each of its databases, in a process of its own. What is not
-named stays in RESULTS.md as it was measured before. ``--quick`` takes tiny numbers, only to see that
-everything runs, and writes nothing.
+named stays in RESULTS.md as it was measured before. ``--quick`` takes tiny numbers, only to see
+that everything runs, and writes nothing.
 """
 
 import argparse
@@ -100,8 +100,8 @@ def report(data: dict[str, Any]) -> str:
     about = "\n".join(f"- {key}: {value}" for key, value in data["machine"].items())
     head = (
         f"# Results\n\nWritten by `make bench`; do not edit. {summary(everything)}\n\n"
-        "A ratio is taken in one run, the compared in turn; its median is held against the goal, and "
-        f"its least and greatest round are shown.\n\n{about}\n"
+        "A ratio is taken in one run, the compared in turn; its median is held against the goal, "
+        f"and its least and greatest round are shown.\n\n{about}\n"
     )
     return "\n".join([head, *sections])
 

@@ -1,9 +1,9 @@
 """The admin's list of 100,000 states against that of 1,000: the first page, filters, a search.
 
 Both databases are there at the same time, and asked in turn. Each filter finds a full page of rows
-in either. Constant queries, and at most 1.5 times as long. Where no goal is named, every row (or
-user) is read, and only when staff ask for that: by "Show counts", by a search for something else
-than a whole user name, or for engines that are not known.
+in either. Constant queries, and at most 1.5 times as long. A search looks into every user's names,
+as Django's own list of users does, against which it is measured too. Without a goal: what reads
+all rows because staff ask for just that, "Show counts" and engines that are not known.
 """
 
 from collections.abc import Iterator
@@ -25,13 +25,19 @@ PAGES = {
     "validated: never": "validated=never",
     "ends by: later": "ends=later",
     "ends by: not known": "ends=unknown",
-    "search for a user name": "q=user000500",
 }
+SEARCH = "q=user000500"
 READS_ALL = {
     "engine: not known here": "engine=?",
-    "search for a part of names": "q=r000500",
     "first page with counts beside the filters": "_facets=True",
 }
+NOTES = """
+The search misses its goal, and is to: "any part of a name or an address" cannot be looked up in an
+index, so that the database reads every user (EXPLAIN.md: a scan of `auth_user`), here as in
+Django's own admin. An earlier version looked for a user of exactly this name first, which takes an
+index, and showed only that one: whoever searched for "ana" was not told of "anabel". A right
+answer comes first.
+"""
 
 
 def measure(stage: Stage) -> Iterator[Figure]:
@@ -61,22 +67,38 @@ def measure(stage: Stage) -> Iterator[Figure]:
             connections["default"] = on
             client.get(f"{url}?{query}")
 
-        for what, query in {**PAGES, **READS_ALL}.items():
+        def compare(what: str, query: str, goal: float | None) -> Figure:
             counts = {get(query, small), get(query, big)}
-            goal = None if query in READS_ALL.values() else 1.5
             rounds = alternate(
                 stage.size(9, 1),
-                big=lambda query=query: timed(query, big),
-                small=lambda query=query: timed(query, small),
+                big=lambda: timed(query, big),
+                small=lambda: timed(query, small),
             )
-            yield Figure.of(
+            return Figure.of(
                 what,
                 ratios(rounds["big"], rounds["small"]),
                 at_most=goal,
                 note=f"{per_item(rounds['big'], 1)} of {per_item(rounds['small'], 1)}; queries: "
                 f"{' or '.join(map(str, sorted(counts)))}",
             )
+
+        for what, query in PAGES.items():
+            yield compare(what, query, 1.5)
+        yield compare("search", SEARCH, 1.5)
+        for what, query in READS_ALL.items():
+            yield compare(what, query, None)
         connections["default"] = big
+        rounds = alternate(
+            stage.size(9, 1),
+            ours=lambda: client.get(f"{url}?{SEARCH}"),
+            users=lambda: client.get(f"{reverse('admin:auth_user_changelist')}?{SEARCH}"),
+        )
+        yield Figure.of(
+            "search, of the same search in Django's list of users",
+            ratios(rounds["ours"], rounds["users"]),
+            at_most=1.5,
+            note=f"{per_item(rounds['ours'], 1)} of {per_item(rounds['users'], 1)}",
+        )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from benchmarks.admin_list import PAGES, READS_ALL
+from benchmarks.admin_list import PAGES, READS_ALL, SEARCH
 from benchmarks.figures import Figure
 from benchmarks.stage import Stage
 
@@ -117,13 +117,13 @@ def works() -> dict[str, Callable[[], Any]]:
         "What is due, claimed by a run: never checked, then by the last check": lambda: run(
             due_sessions()
         ),
-        "The same with --max-age 12h": lambda: run(due_sessions(timedelta(hours=12))),
+        "The same with --max-age 3h": lambda: run(due_sessions(timedelta(hours=3))),
         "The run that began first": states.oldest_run,
         "Purge of challenges and logins": purge_challenges,
         "Evidence: who was refused": states.refused_users,
         "Evidence: an accepted exchange": lambda: states.accept_exchange("garth"),
         **{
             f"Admin, {what}": lambda query=query: client.get(f"{url}?{query}")
-            for what, query in {**PAGES, **READS_ALL}.items()
+            for what, query in {**PAGES, "search": SEARCH, **READS_ALL}.items()
         },
     }

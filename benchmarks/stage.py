@@ -1,7 +1,7 @@
 """What the benchmarks stand on: a simulated Garmin in its own process, a database, sessions in it.
 
-``python -m benchmarks.stage NAME DATABASE [--quick]`` runs one benchmark on one database, and prints
-what it measured as one line of JSON.
+``python -m benchmarks.stage NAME DATABASE [--quick]`` runs one benchmark on one database, and
+prints what it measured as one line of JSON.
 """
 
 import importlib
@@ -10,6 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -174,6 +175,21 @@ def simulator() -> Iterator[RemoteGarminSimulator]:
 
 
 @contextmanager
+def authorities(garmin: RemoteGarminSimulator) -> Iterator[str]:
+    """Yield a bundle of certifi's authorities and the simulator's: as many as sites really trust.
+
+    To read them is what most of a new TLS connection costs, and no site trusts a single one.
+    """
+    import certifi
+
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as bundle:
+        for path in (certifi.where(), garmin.ca_bundle):
+            bundle.write(Path(path).read_text() + "\n")
+        bundle.flush()
+        yield bundle.name
+
+
+@contextmanager
 def database() -> Iterator[None]:
     """Make a database by Django's test runner, with a name of its own, and drop it in the end."""
     from django.db import connection
@@ -198,9 +214,10 @@ def main() -> None:
     os.environ["GARMIN_AUTH_TEST_DATABASE"] = on
     # Of garth itself, which every benchmark that has it imports.
     warnings.filterwarnings("ignore", "Garth is deprecated", DeprecationWarning)
-    with simulator() as garmin:
+    with simulator() as garmin, authorities(garmin) as bundle:
         # Ours is led by its settings, which read the former; the libraries are led by the latter.
         os.environ.update({**garmin.environment, **garmin.library_environment})
+        os.environ["GARMIN_SIMULATOR_CA_BUNDLE"] = os.environ["REQUESTS_CA_BUNDLE"] = bundle
         import django
 
         django.setup()

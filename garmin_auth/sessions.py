@@ -94,7 +94,7 @@ class StoredSession:
         )
         self._thread, self._noted = threading.get_ident(), time.monotonic()
         # What the engine makes of it may be written differently from what was imported.
-        self._written = self.session.session_data()
+        self._written = self._held = self.session.session_data()
         self.refreshed = False
         # Whether a lease was taken over that its holder has not given back.
         self._took_over = False
@@ -117,7 +117,9 @@ class StoredSession:
             note: whether to write that it has worked; a run of checks does that for many at once.
         """
         data = self.session.session_data()
-        if data != self._written:
+        # Not what it held before a renewal that was stored, and then broke: where refresh tokens
+        # rotate, that is worthless.
+        if data not in (self._written, self._held):
             self._replace(data)
         if note and self.session.worked:
             self._note()
@@ -145,6 +147,7 @@ class StoredSession:
             RateLimited, GarminUnavailable: nothing is known; what is stored stays. MassFailure is
                 one of the latter.
         """
+        self._held = self.session.session_data()
         owner = uuid4().hex
         if not self._lease(owner):
             return self._written  # Another process has refreshed it.

@@ -64,7 +64,7 @@ def check_session(
     """Check one stored session, unless that has been done since it was enqueued.
 
     It may be delivered more than once, also at the same time: a session dies once. Called as a
-    function it checks at once, and tries nothing again.
+    function, or eagerly, it checks at once, and tries nothing again.
 
     Args:
         pk: the key of the user's GarminAuthenticationState.
@@ -79,7 +79,7 @@ def check_session(
     state = _due(pk, enqueued_at)
     if state is None:
         return {"outcome": "skipped", "refreshed": False, "engine": ""}
-    if self.request.called_directly:
+    if self.request.called_directly or self.request.is_eager:  # No message that could wait.
         return _told(check(state.user))
     if paused := pauses.seconds_left(pauses.SITE):
         raise _again(self, pk, enqueued_at, paused, faults=faults)
@@ -168,8 +168,8 @@ def _room(limit: int | None) -> int | None:
     rate = conf.CHECK_RATE
     if rate is None:
         return limit
-    queued = GarminAuthenticationState.objects.claimed_checks()
-    room = max(0, int(rate * QUEUED) - queued)
+    most = max(1, int(rate * QUEUED))
+    room = max(0, most - GarminAuthenticationState.objects.claimed_checks())
     return room if limit is None else min(limit, room)
 
 

@@ -355,7 +355,12 @@ class TestWidget:
         assert outcome(engine.login, account, PASSWORD) == error.__name__
 
 
-def test_the_widget_is_left_out_where_the_environment_leads_elsewhere(engine, account, garmin):
+@pytest.mark.usefixtures("led_by_the_environment")
+def test_the_widget_is_left_out_where_the_environment_leads_elsewhere(
+    engine, account, garmin, settings
+):
+    # The environment would lead it to the simulator, but by another name than the settings do.
+    settings.GARMIN_AUTH_PROXIES = {"https": garmin.proxy_url.replace("127.0.0.1", "localhost")}
     for step in ("sign_in", "portal_sign_in"):
         garmin.fail(step, "rate_limited", times=None)
 

@@ -137,6 +137,25 @@ def test_a_token_that_another_worker_has_rotated_is_no_death(user, connect, garm
         assert client.connectapi(PROFILE)["userName"] == EMAIL
 
     assert stored(user) == fresh != old
+    assert state_of(user).refused_at is None  # And no evidence of a mass failure.
+
+
+def test_the_rotated_token_is_stored_before_anything_else_is_done(
+    user, connect, garmin, monkeypatch
+):
+    """Whatever ends the process after Garmin's answer finds the row written."""
+    old = json.loads(connect(user, access_expired=True))
+
+    def end(engine):
+        raise SystemExit
+
+    monkeypatch.setattr("garmin_auth.sessions.evidence.accepted", end)
+    with pytest.raises(SystemExit):
+        use(user)
+
+    monkeypatch.undo()
+    assert json.loads(stored(user))["di_refresh_token"] != old["di_refresh_token"]
+    assert use(user) == EMAIL
 
 
 @pytest.mark.parametrize(
@@ -409,6 +428,33 @@ def test_an_import_is_checked_and_stored(user, garmin):
     assert stored(user) != data  # Refreshed on the way, and the rotated token stored.
     assert use(user) == EMAIL
     assert state_of(user).session_ends_at is None
+
+
+def test_an_import_that_was_refreshed_survives_a_fault_of_its_check(user, garmin):
+    """Its refresh has rotated the token: what was imported could not be imported again."""
+    garmin.add_account(EMAIL, PASSWORD)
+    data = garmin.issue_session(EMAIL, engine="garminconnect", access_expired=True)
+    garmin.fail("api", "status", status=503)
+
+    import_session(user, data, engine="garminconnect", check=True)
+
+    assert garmin.counts["di_refresh"] == 1
+    assert state_of(user).last_validated is None
+    assert use(user) == EMAIL
+
+
+def test_an_import_whose_check_fails_before_a_refresh_stores_nothing(user, garmin):
+    garmin.add_account(EMAIL, PASSWORD)
+    garmin.fail("api", "status", status=503)
+
+    with pytest.raises(GarminUnavailable):
+        import_session(
+            user,
+            garmin.issue_session(EMAIL, engine="garminconnect"),
+            engine="garminconnect",
+            check=True,
+        )
+    assert state_of(user) is None
 
 
 def test_a_session_of_nulls_is_unreadable_and_kept(user, connect):

@@ -263,8 +263,9 @@ def test_the_working_session_stays_until_the_new_one_is_stored(user, connect, ga
     assert account_of(user).name == "mfa@example.com"
 
 
-def test_a_damaged_challenge_is_as_good_as_gone(user, pending):
-    GarminAuthenticationState.objects.update(mfa_challenge="not JSON")
+@pytest.mark.parametrize("challenge", ["not JSON", "[]", "{}", '{"engine": "garth"}'])
+def test_a_damaged_challenge_is_as_good_as_gone(user, pending, challenge):
+    GarminAuthenticationState.objects.update(mfa_challenge=challenge)
 
     with pytest.raises(ChallengeExpired):
         submit_mfa(user, WRONG)

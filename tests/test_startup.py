@@ -29,6 +29,7 @@ ACTS = (
     "garmin_auth.health",
     "garmin_auth.login",
     "garmin_auth.sessions",
+    "garmin_auth.views",
     "importlib.metadata",
 )
 

@@ -383,13 +383,18 @@ def test_putting_off_takes_a_while_so_that_few_lie_in_the_workers_memory(
     assert len(queue()) == 1
 
 
-def test_called_as_a_function_it_checks_at_once_and_tries_nothing_again(user, connect, queue):
+@pytest.mark.parametrize(
+    "check",
+    [tasks.check_session, lambda pk: tasks.check_session.apply((pk,)).get()],
+    ids=["as a function", "eagerly"],
+)
+def test_without_a_message_it_checks_at_once_and_tries_nothing_again(user, connect, queue, check):
     connect(user)
     pauses.begin(pauses.SITE, 120)
 
-    assert tasks.check_session(key_of(user))["outcome"] == "unknown"
+    assert check(key_of(user))["outcome"] == "unknown"
     cache.clear()  # The pause is over.
-    assert tasks.check_session(key_of(user))["outcome"] == "active"
+    assert check(key_of(user))["outcome"] == "active"
     assert queue() == []
 
 

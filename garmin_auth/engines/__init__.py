@@ -14,12 +14,15 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from ..conf import conf
-from ..exceptions import SessionUnreadable
+from ..deferred import deferred
 from . import garminconnect_limits
 from .requirements import Needs
 
 if TYPE_CHECKING:
+    from .. import exceptions
     from .base import Engine
+else:
+    exceptions = deferred("exceptions")
 
 BUILT_IN = {
     "garth": "garmin_auth.engines.garth.GarthEngine",
@@ -84,7 +87,7 @@ def get_stored_engine(name: str) -> "Engine":
         return get_engine(name)
     except ImproperlyConfigured as exc:
         problem = str(exc)
-    raise SessionUnreadable(problem)
+    raise exceptions.SessionUnreadable(problem)
 
 
 def what_is_missing(name: str) -> str:

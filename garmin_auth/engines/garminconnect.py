@@ -67,6 +67,7 @@ class GarminConnectEngine(Engine):
 
     name = "garminconnect"
     slow_login = True
+    rotates = True
 
     @property
     def login_timeout(self) -> float:

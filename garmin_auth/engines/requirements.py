@@ -3,13 +3,12 @@
 import os
 import re
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PYTHON = sys.version_info[:2]
 
 
-@dataclass(frozen=True)
-class Needs:
+class Needs(NamedTuple):
     """What a built-in engine is built on.
 
     Args:
@@ -63,21 +62,26 @@ def installed_version(name: str) -> str | None:
     Args:
         name: the distribution's name.
     """
-    words = re.sub(r"[-_.]+", "[-_.]+", name)
-    folder = re.compile(rf"{words}-([^-]+)\.dist-info", re.IGNORECASE)
     for path in sys.path:
         try:
             entries = os.listdir(path or ".")
         except OSError:  # There is no such folder, or it is a file: a zip, say.
             continue
-        if found := [match[1] for entry in entries if (match := folder.fullmatch(entry))]:
-            return found[0]
+        for entry in entries:
+            stem, extension = os.path.splitext(entry)
+            found, _, version = stem.partition("-")
+            if extension == ".dist-info" and _normalized(found) == _normalized(name):
+                return version
     from importlib import metadata  # Here for its cost, as said above.
 
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _normalized(name: str) -> str:
+    return name.lower().replace("-", "_").replace(".", "_")
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -197,6 +197,10 @@ class Connection:
             raise ConnectionAbortedError("the simulator stops")
         self.reader = self.socket.makefile("rb")
         self.socket.do_handshake()
+        # Garmin's servers send session tickets now, and with them the acknowledgement that a client
+        # with Nagle's algorithm (urllib3, through a proxy) waits for before it sends its request.
+        if hasattr(socket, "TCP_QUICKACK"):
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     # Garmin
 

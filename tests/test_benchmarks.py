@@ -1,0 +1,87 @@
+import re
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.__main__ import DATA, NAMES, RESULTS, report, summary
+from benchmarks.figures import Figure, as_markdown, as_text
+from benchmarks.plans import FILE
+from tests.conftest import ROOT
+
+
+def contents():
+    return [path.read_bytes() if path.exists() else None for path in (DATA, RESULTS, FILE)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_benchmark_runs_and_reports_figures(name):
+    before = contents()
+
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", name, "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    if "LEFT OUT" in done.stdout and name not in done.stdout.replace(f"LEFT OUT  {name}", ""):
+        pytest.skip(done.stdout)
+    assert re.search(rf"^{name} on (postgresql|sqlite), load", done.stdout, re.M), done.stdout
+    assert re.search(r"^\d+ of \d+ goals are met", done.stdout, re.M), done.stdout
+    assert contents() == before, "--quick must not write"
+
+
+def test_an_unknown_benchmark_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "speed"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert "no benchmark speed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("goal", "verdict"),
+    [
+        ({"at_most": 1.5}, "PASS"),
+        ({"at_most": 1.4}, "FAIL"),
+        ({"at_least": 1.5}, "PASS"),
+        ({"at_least": 1.6}, "FAIL"),
+        ({}, ""),
+    ],
+)
+def test_a_figure_judges_its_median_by_its_goal(goal, verdict):
+    assert Figure.of("time", [9, 1.5, 1], **goal).verdict == verdict
+
+
+def test_a_figure_shows_its_least_and_greatest_round():
+    figure = Figure.of("time", [3, 1, 2], at_most=2, note="ms")
+
+    assert figure.cells() == ("time", "2 ×", "1 … 3", "≤ 2", "PASS", "ms")
+    assert "| time | 2 × | 1 … 3 | ≤ 2 | PASS | ms |" in as_markdown([figure])
+    assert re.search(r"time +2 × +1 … 3 +≤ 2 +PASS +ms", as_text([figure]))
+
+
+def test_the_summary_names_what_is_not_met():
+    figures = [Figure("slow", 2, at_most=1), Figure("fast", 1, at_most=1), Figure("neither", 1)]
+
+    assert summary(figures) == "1 of 2 goals are met; not met: slow."
+
+
+def test_the_report_has_the_machine_and_each_table():
+    result = {"date": "today", "load": "0.1", "figures": [vars(Figure("one call", 0.5))]}
+    text = report({"machine": {"CPU": "a model"}, "benchmarks": {"client": {"sqlite": result}}})
+
+    assert "- CPU: a model" in text
+    assert "## client" in text
+    assert "On sqlite, today, load average 0.1" in text
+    assert "| one call | 0.50 × |" in text
