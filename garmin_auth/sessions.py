@@ -54,9 +54,9 @@ def garmin_client(user: Any) -> Iterator[Any]:
         user: an ``AUTH_USER_MODEL`` instance.
 
     Yields:
-        The client. What its calls raise is a GarminAuthError too: GarminRequestError for Garmin's
-        4xx to your request; SessionExpired once Garmin has ended the session, which is then
-        cleared; RateLimited and GarminUnavailable for all that says nothing about the session.
+        The client. What its calls raise is a GarminAuthError too, such as GarminRequestError for
+        Garmin's 4xx to your request; SessionExpired once Garmin has ended the session, which is
+        then cleared; RateLimited and GarminUnavailable for all that says nothing about it.
 
     Raises:
         NotConnected: the user has no session.

@@ -3,6 +3,7 @@
 After a change of files that is meant, write the list anew: ``python -m tests.wheel --write``.
 """
 
+import fcntl
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,10 @@ LIST = Path(__file__).with_name("wheel_contents.txt")
 def build(folder: Path) -> Path:
     """Build the wheel by way of the sdist, so that nothing that lies about gets in."""
     command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    # Two test processes that build at once would write the same egg-info.
+    with (ROOT / "setup.cfg").open() as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
     return next(folder.glob("*.whl"))
