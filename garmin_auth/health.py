@@ -28,6 +28,17 @@ from .reports import Check, Outcome, Report, Stopped
 from .sessions import StoredSession
 from .transactions import refuse_atomic
 
+# What a check returns belongs to it, wherever it is written down.
+__all__ = [
+    "Check",
+    "Outcome",
+    "Report",
+    "Stopped",
+    "check_session",
+    "check_sessions",
+    "purge_challenges",
+]
+
 logger = logging.getLogger("garmin_auth")
 
 # Rows that a run claims at a time: a few for each worker; where the rate is low, so many seconds'
