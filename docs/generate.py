@@ -1,26 +1,8 @@
-"""Fills in what the pages of docs/reference say of the code, while mkdocs builds them.
+"""Tables of what the code has, for the pages of docs/reference; conf.py puts them there."""
 
-A line ``<!-- generated: settings -->`` or ``<!-- generated: command NAME -->`` becomes a table,
-taken from the code, so that it is never out of date.
-"""
-
-import os
-import re
-import sys
-from pathlib import Path
-from typing import Any
-
-ROOT = Path(__file__).resolve().parent.parent
 # Django's own, which every command has.
 DJANGO_OPTIONS = {"--help", "--version", "--verbosity", "--settings", "--pythonpath", "--traceback"}
 DJANGO_OPTIONS |= {"--no-color", "--force-color", "--skip-checks"}
-
-
-def on_page_markdown(markdown: str, **kwargs: Any) -> str:
-    """Replace the lines of a page that ask for something generated; called by mkdocs."""
-    return re.sub(
-        r"^<!-- generated: (.+) -->$", lambda found: generate(found[1]), markdown, flags=re.M
-    )
 
 
 def generate(what: str) -> str:
@@ -29,7 +11,6 @@ def generate(what: str) -> str:
     Args:
         what: ``"settings"``, or ``"command NAME"``.
     """
-    _set_up_django()
     kind, _, name = what.partition(" ")
     return {"settings": settings_table, "command": command_table}[kind](*name.split())
 
@@ -80,11 +61,3 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 
 def _text(docstring: str | None) -> str:
     return " ".join((docstring or "").replace("``", "`").split())
-
-
-def _set_up_django() -> None:
-    sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
-    import django
-
-    django.setup()

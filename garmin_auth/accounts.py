@@ -1,5 +1,6 @@
 """What there is for one user, for pages and code that show it, an unreadable row included."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -123,7 +124,7 @@ def badge_of(user: Any) -> Badge | None:
     return Badge(status, str(label), str(action), reverse(f"garmin_auth:{name}"), ended)
 
 
-def _badge_status(row: dict[str, Any]) -> str:
+def _badge_status(row: Mapping[str, Any]) -> str:
     """Return what matters most: first what the user is doing, then what they should do."""
     if row["login_under_way"]:
         return "connecting"
@@ -149,6 +150,7 @@ def account_of(user: Any) -> Account:
     states = GarminAuthenticationState.objects.current().with_login_under_way()
     rows = states.filter(user_id=user.pk)
     readable = True
+    state: Any  # Carries login_under_way, which is no field.
     try:
         # The session too: what cannot be opened is of no use, however readable its name.
         state = rows.defer(None).defer("mfa_challenge").first()

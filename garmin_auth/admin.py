@@ -1,5 +1,7 @@
 """Staff see every state and none of the secrets; what they may do is in the actions."""
 
+import time
+from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -7,23 +9,63 @@ from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_user_model
 from django.db.models import BooleanField, ExpressionWrapper, Q
+from django.urls import reverse
 from django.utils import timezone
+from django.utils.dateformat import format as format_date
 from django.utils.decorators import method_decorator
+from django.utils.formats import date_format
+from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from .deferred import deferred
 from .engines import is_installed, known_engines
+from .figures import CONNECTED, figures_of
 from .models import DatabaseNow, EndedReason, GarminAuthenticationState, Status
+from .reports import Outcome
+from .templatetags.garmin_auth import garmin_in
 from .transactions import non_atomic_everywhere
 
 if TYPE_CHECKING:
-    from . import evidence, health, keys, login
+    from . import crew, evidence, health, keys, login
 else:
-    evidence, health, keys, login = map(deferred, ("evidence", "health", "keys", "login"))
+    crew, evidence, health, keys, login = map(
+        deferred, ("crew", "evidence", "health", "keys", "login")
+    )
 
-# A session is stored: as session_data says, but from a column that indexes can hold.
-CONNECTED = Q(connected_at__isnull=False)
+# Of so many rows an action tells each result; of more, the counts. And so many, one thread checks.
+TOLD_ONE_BY_ONE = 10
+# Threads that check what was selected, and seconds after which they begin no further check: a web
+# server waits for no request much longer.
+CHECK_WORKERS, CHECK_SECONDS = 8, 20
+
+
+class ActFilter(admin.SimpleListFilter):
+    """Who must do something, so that the connection works, or goes on to?"""
+
+    title = _("who must act")
+    parameter_name = "act"
+
+    def lookups(self, request, model_admin):
+        return (
+            ("reconnect", _("user: connect again, Garmin has ended it")),
+            ("soon", _("user: connect again, it ends within 30 days")),
+            ("code", _("user: type the code")),
+            ("staff", _("staff: has not worked for 7 days")),
+            ("engine", _("staff: its engine is not installed")),
+        )
+
+    def queryset(self, request, queryset):
+        now = timezone.now()
+        week = now - timedelta(days=7)
+        condition = {
+            "reconnect": Q(status=Status.DISCONNECTED, ended_reason=EndedReason.EXPIRED),
+            "soon": Q(CONNECTED, session_ends_at__lt=now + timedelta(days=30)),
+            "code": Q(status=Status.MFA_PENDING),
+            "staff": Q(CONNECTED, last_validated__lt=week),
+            "engine": Q(CONNECTED) & ~Q(engine__in=known_engines()),
+        }.get(self.value(), Q())
+        return queryset.filter(condition)
 
 
 class EngineFilter(admin.SimpleListFilter):
@@ -123,12 +165,12 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
         "user",
         "state",
         "engine",
-        "connected_at",
-        "session_ends_at",
-        "last_validated",
-        "last_checked_at",
+        "connected",
+        "ends",
+        "validated",
+        "checked",
     )
-    list_filter = ("status", EngineFilter, StalenessFilter, EndFilter)
+    list_filter = (ActFilter, "status", EngineFilter, StalenessFilter, EndFilter)
     # Counts beside the filters, by engine to watch the site's move to another, cost a look at every
     # row: "Show counts" asks for them. Other pages read no more than they show, and count in an
     # index (benchmarks/RESULTS.md).
@@ -136,8 +178,15 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
     show_full_result_count = False
     list_select_related = ("user",)
     ordering = ("-updated_at", "-pk")
+    change_list_template = "garmin_auth/admin/change_list.html"
     fields = (
-        *list_display,
+        "user",
+        "state",
+        "engine",
+        "connected_at",
+        "session_ends_at",
+        "last_validated",
+        "last_checked_at",
         "ended_reason",
         "mfa_started_at",
         "mfa_attempts",
@@ -193,6 +242,9 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
     def changelist_view(self, request, extra_context=None):
         # Its actions ask Garmin, which must not happen inside a transaction.
         response = super().changelist_view(request, extra_context)  # Refuses who may not see it.
+        changes = (getattr(response, "context_data", None) or {}).get("cl")
+        if changes is not None and changes.add_facets:
+            response.context_data["figures"] = figures_of(self.model.objects.all())
         if request.method == "GET" and evidence.mass_failure():
             self.message_user(
                 request,
@@ -227,10 +279,37 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
 
     @admin.action(description=_("Check the selected sessions now"), permissions=["change"])
     def check_now(self, request, queryset):
-        for state in queryset.select_related("user"):
-            check = health.check_session(state.user)
+        states = list(queryset.select_related("user"))
+        one_by_one = len(states) <= TOLD_ONE_BY_ONE
+        ends = time.monotonic() + CHECK_SECONDS
+        stop = health.StopRule()
+
+        def in_time():
+            for state in states:
+                if time.monotonic() > ends or stop.reason:
+                    return
+                yield state
+
+        checkers = crew.Crew(
+            1 if one_by_one else CHECK_WORKERS,
+            lambda state: (state, health.check_session(state.user)),
+        )
+        outcomes = Counter()
+        for state, check in checkers.map(in_time()):
+            stop.hear(check)
+            outcomes[check.outcome] += 1
             level, sentence = self._result(check)
-            self._tell(request, state, level, sentence)
+            if one_by_one:
+                self.message_user(request, f"“{state.user}”: {sentence}", level)
+            self.log_change(request, state, sentence)
+        if not one_by_one:
+            self._sum_up(request, outcomes)
+        if left := len(states) - outcomes.total():
+            sentence = gettext(
+                "Not checked: %d. Garmin was too slow, or had problems of its own. Try again "
+                "later, or leave them to check_garmin_sessions."
+            )
+            self.message_user(request, sentence % left, messages.WARNING)
 
     @admin.action(description=_("Disconnect the selected accounts"), permissions=["change"])
     def disconnect(self, request, queryset):
@@ -240,22 +319,105 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
             else:
                 self._tell(request, state, messages.INFO, gettext("was not connected"))
 
+    @admin.display(description=_("connected"), ordering="connected_at")
+    def connected(self, state):
+        return _in_words(state.connected_at)
+
+    @admin.display(description=_("ends by"), ordering="session_ends_at")
+    def ends(self, state):
+        return _in_words(state.session_ends_at)
+
+    @admin.display(description=_("last validated"), ordering="last_validated")
+    def validated(self, state):
+        return _in_words(state.last_validated)
+
+    @admin.display(description=_("last checked"), ordering="last_checked_at")
+    def checked(self, state):
+        return _in_words(state.last_checked_at)
+
+    def _sum_up(self, request, outcomes) -> None:
+        """Show the results of many rows in one message; each is in its row's history."""
+        sentence = gettext(
+            "Checked: %(checked)d. Working: %(active)d. Ended by Garmin: %(expired)d. Not to be "
+            "judged, and kept: %(unknown)d. Unreadable: %(unreadable)d. Not connected: %(gone)d."
+        )
+        counts = {str(outcome): outcomes[outcome] for outcome in Outcome}
+        good = outcomes[Outcome.ACTIVE] == outcomes.total()
+        self.message_user(
+            request,
+            sentence % {"checked": outcomes.total(), **counts},
+            messages.SUCCESS if good else messages.WARNING,
+        )
+
     def _tell(self, request, state, level, sentence) -> None:
         """Show a row's result, and write it into the row's history."""
         self.message_user(request, f"“{state.user}”: {sentence}", level)
         self.log_change(request, state, sentence)
 
     def _result(self, check) -> tuple[int, str]:
-        if check.outcome is health.Outcome.ACTIVE:
+        if check.outcome is Outcome.ACTIVE:
             refreshed = gettext("works; its access token was refreshed")
             return messages.SUCCESS, refreshed if check.refreshed else gettext("works")
-        if check.outcome is health.Outcome.EXPIRED:
+        if check.outcome is Outcome.EXPIRED:
             return messages.ERROR, gettext("was ended by Garmin; the user has to connect again")
-        if check.outcome is health.Outcome.GONE:
+        if check.outcome is Outcome.GONE:
             return messages.INFO, gettext("is not connected")
-        if check.outcome is health.Outcome.UNREADABLE:
+        if check.outcome is Outcome.UNREADABLE:
             return messages.WARNING, f"{check.error} {keys.UNREADABLE_HINT}"
         return messages.WARNING, gettext("could not be judged, and is kept: %s") % check.error
+
+
+class GarminAccountLink:
+    """For a site's own user admin: put it before ``UserAdmin``, to show what there is for a user.
+
+    A section of the user's page says it in a few words, and leads to the row for those who may see
+    it. Nothing is decrypted.
+    """
+
+    def get_readonly_fields(self, request, obj=None):
+        return (*super().get_readonly_fields(request, obj), "garmin_account")
+
+    def get_fieldsets(self, request, obj=None):
+        fieldsets = super().get_fieldsets(request, obj)
+        may_see = any(
+            request.user.has_perm(f"garmin_auth.{permission}_garminauthenticationstate")
+            for permission in ("view", "change")
+        )
+        if obj is None or not may_see:  # None: the user is being made.
+            return fieldsets
+        return (*fieldsets, (_("Garmin account"), {"fields": ("garmin_account",)}))
+
+    @admin.display(description=_("Garmin account"))
+    def garmin_account(self, user):
+        row = GarminAuthenticationState.objects.filter(user_id=user.pk).first()
+        if row is None:
+            return Status.NONE.label
+        url = reverse("admin:garmin_auth_garminauthenticationstate_change", args=[row.pk])
+        return format_html('<a href="{}">{}</a>', url, _facts(row))
+
+
+def _facts(state) -> str:
+    """Say what the session is like, or why there is none, and whether a login waits for a code."""
+    words = [Status.ACTIVE.label] if state.connected_at is not None else []
+    if state.status == Status.DISCONNECTED:
+        words.append(EndedReason(state.ended_reason).label)
+    if state.status == Status.MFA_PENDING:
+        words.append(Status.MFA_PENDING.label)
+    return ", ".join(map(str, words))
+
+
+def _in_words(moment) -> Any:
+    """Say how long ago a moment was, or is to come, with the exact one on hover."""
+    if moment is None:
+        return None
+    local = timezone.localtime(moment) if timezone.is_aware(moment) else moment
+    exact = f"{date_format(local, 'DATETIME_FORMAT')} {format_date(local, 'T')}"
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>',
+        format_date(local, "c"),
+        exact,
+        garmin_in(moment),
+    )
 
 
 def _of_user(field: str) -> Any:

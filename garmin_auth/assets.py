@@ -10,6 +10,7 @@ from django.urls import reverse
 ASSETS = {
     "stylesheet": ("garmin_auth.css", "text/css"),
     "script": ("garmin_auth.js", "text/javascript"),
+    "admin_stylesheet": ("admin.css", "text/css"),
 }
 
 

@@ -1,6 +1,5 @@
 """Django system checks. Each finds one mistake in the set-up, and its hint says what to do."""
 
-import os
 import ssl
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,14 @@ from django.db import DatabaseError, connections
 
 from .conf import Settings, conf
 from .deferred import deferred
-from .engines import BUILT_IN, NEEDS, is_installed, known_engines, what_is_missing
-from .engines.environment import CA_VARIABLES, PROXY_VARIABLES, disagreements
+from .engines import (
+    foreign_variables,
+    is_installed,
+    known_engines,
+    limits,
+    remedy,
+    what_is_missing,
+)
 from .models import GarminAuthenticationState
 
 if TYPE_CHECKING:
@@ -27,8 +32,6 @@ SAMPLE = 50
 PER_PROCESS_CACHES = ("locmem.LocMemCache", "dummy.DummyCache")
 # Two processes may both be told that they were the first to add a key.
 CACHES_THAT_RACE = ("filebased.FileBasedCache",)
-# The default of GARMIN_AUTH_TIMEOUT, in seconds.
-TIMEOUT = 30
 
 
 def register_checks() -> None:
@@ -124,7 +127,7 @@ def check_engine(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return [
         Error(
             f"The engine {name!r} needs {missing}.",
-            hint=_remedy(engines[name]),
+            hint=remedy(name),
             id=_id("E003"),
         )
     ]
@@ -192,12 +195,8 @@ def check_rate(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 
 def check_environment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """W004: variables of garth's or garminconnect's are set, which change nothing here."""
-    names = sorted(
-        name
-        for name in os.environ
-        if name.upper().startswith("GARTH_") or name.upper() == "GARMINTOKENS"
-    )
+    """W004: variables of the engines' libraries are set, which change nothing here."""
+    names = foreign_variables()
     if not names:
         return []
     return [
@@ -213,40 +212,12 @@ def check_environment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 
 def check_reach(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """W006: settings that the chosen engine, garminconnect, cannot follow."""
+    """W006: settings that the engine of new logins cannot follow."""
     try:
-        if known_engines().get(conf.ENGINE) != BUILT_IN["garminconnect"]:
-            return []
-        contradicted, consumer, timeout = disagreements(), conf.OAUTH_CONSUMER, conf.TIMEOUT
+        found = limits(conf.ENGINE)
     except ImproperlyConfigured:
         return []  # E001 says it.
-    messages = []
-    if contradicted:
-        messages.append(
-            (
-                f"{' and '.join(contradicted)} and the environment do not say the same, and one "
-                "sign-in flow of garminconnect, the widget, follows the environment alone. It is "
-                "left out, so that a login has one way less to succeed.",
-                f"Set {PROXY_VARIABLES[1]} and {CA_VARIABLES[1]} for all processes of the site to "
-                "what the settings say; unset what they do not set.",
-            )
-        )
-    if consumer is not None:
-        messages.append(
-            (
-                "GARMIN_AUTH_OAUTH_CONSUMER means nothing to the engine garminconnect.",
-                "Keep it for as long as sessions of the engine garth are stored; it is theirs.",
-            )
-        )
-    if timeout != TIMEOUT:
-        messages.append(
-            (
-                "GARMIN_AUTH_TIMEOUT does not bound the logins of the engine garminconnect, which "
-                "pause between their requests: they have 180 seconds. All its other calls follow.",
-                "Nothing need be done: logins run outside the request. Silence this warning.",
-            )
-        )
-    return [Warning(message, hint=hint, id=_id("W006")) for message, hint in messages]
+    return [Warning(problem, hint=hint, id=_id("W006")) for problem, hint in found]
 
 
 def check_stored_sessions(
@@ -296,30 +267,11 @@ def check_stored_engines(
         Warning(
             f"Garmin sessions of the engine {name!r} are stored, which is not installed here. "
             "They are kept, and cannot be used.",
-            hint=_remedy(known_engines().get(name, "")),
+            hint=remedy(name),
             id=_id("W007"),
         )
         for name in absent
     ]
-
-
-def _remedy(path: str) -> str:
-    """Say how an engine comes to be installed.
-
-    Args:
-        path: its dotted path, "" if that is not known.
-    """
-    if path == BUILT_IN["garth"]:
-        return (
-            f"{NEEDS[path].remedy()}. Or choose the engine whose new logins work, "
-            'GARMIN_AUTH_ENGINE = "garminconnect". '
-            f"{NEEDS[BUILT_IN['garminconnect']].remedy()}"
-        )
-    if path in NEEDS:
-        return NEEDS[path].remedy()
-    if path:
-        return f"Install the package that has {path}, or correct GARMIN_AUTH_ENGINES."
-    return "Name its dotted path in GARMIN_AUTH_ENGINES. Its users may also connect anew."
 
 
 def _id(number: str) -> str:

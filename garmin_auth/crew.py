@@ -57,8 +57,9 @@ class Crew(Generic[T, R]):
     def map(self, items: Iterable[T]) -> Iterator[R]:
         """Yield the result for each item as it comes.
 
-        The next item is asked for when a worker is free, in the caller's thread: when there are no
-        more, or when asking or a worker raises, what is in flight is finished first.
+        The next item is asked for when a worker is free and all results have been yielded, in the
+        caller's thread: when there are no more, or when asking or a worker raises, what is in
+        flight is finished first.
         """
         if self._workers == 1:
             yield from map(self._work, items)
@@ -69,7 +70,12 @@ class Crew(Generic[T, R]):
         waiting, in_flight = iter(items), 0
         try:
             while True:
-                while in_flight < self._workers and (item := next(waiting, NOTHING)) is not NOTHING:
+                # Results first: asking may take long, at a low rate, and depends on what they say.
+                while (
+                    in_flight < self._workers
+                    and results.empty()
+                    and (item := next(waiting, NOTHING)) is not NOTHING
+                ):
                     if in_flight == len(threads):  # No more than there is work for.
                         threads.append(self._start(tasks, results))
                     tasks.put(item)

@@ -12,6 +12,7 @@ from django.core.cache import caches
 
 from .conf import conf
 from .exceptions import GarminAuthError, LoginThrottled
+from .failures import from_record, to_record
 
 T = TypeVar("T")
 
@@ -65,7 +66,8 @@ def one_at_a_time(user: Any, seconds: float, login: Callable[[], T]) -> T | None
         try:
             return login()
         except GarminAuthError as exc:
-            cache.set(failure_key, exc, seconds)  # Nothing secret is in it.
+            # SECURITY: not the exception itself, to which a third engine may tie anything.
+            cache.set(failure_key, to_record(exc), seconds)
             raise
         finally:
             if cache.get(key) == mine:
@@ -75,7 +77,7 @@ def one_at_a_time(user: Any, seconds: float, login: Callable[[], T]) -> T | None
         time.sleep(0.1)
     failure = cache.get(failure_key)
     if failure is not None:
-        raise failure
+        raise from_record(failure)
     return None
 
 

@@ -3,9 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -25,121 +23,23 @@ from .exceptions import (
     SessionExpired,
     SessionUnreadable,
 )
-from .models import LOGIN_KEPT, GarminAuthenticationState
+from .models import LOGIN_KEPT, GarminAuthenticationState, StateQuerySet
+from .reports import Check, Outcome, Report, Stopped
 from .sessions import StoredSession
 from .transactions import refuse_atomic
 
 logger = logging.getLogger("garmin_auth")
 
-# Rows that a run claims at a time: a few for each worker.
-MIN_BATCH, BATCHES = 16, 4
-# Seconds for a claim: of a check at its worst, by one worker, and to spare.
-LONGEST_CHECK, CLAIM_SLACK = 10, 60
+# Rows that a run claims at a time: a few for each worker; where the rate is low, so many seconds'
+# worth, for those of a run that is killed wait until the claim has ended.
+MIN_BATCH, BATCHES, BATCH_SECONDS = 16, 4, 60
+# Seconds for a claim: of a slow check, by one worker, and to spare. If that is not enough, another
+# run may check a session a second time, and no harm is done.
+SLOW_CHECK, CLAIM_SLACK = 10, 60
 # Results that are written together, and seconds that they may wait.
 NOTES, NOTES_AGE = 50, 2
 # So many faults in a row are Garmin's, not the sessions': going on would only add to them.
 MAX_FAULTS_IN_A_ROW = 5
-
-
-class Outcome(StrEnum):
-    """What a check found."""
-
-    ACTIVE = "active"
-    EXPIRED = "expired"
-    UNKNOWN = "unknown"
-    UNREADABLE = "unreadable"
-    GONE = "gone"
-
-
-class Stopped(StrEnum):
-    """Why a run ended before its time."""
-
-    RATE_LIMITED = "rate_limited"
-    MASS_FAILURE = "mass_failure"
-    UNAVAILABLE = "unavailable"
-    SIGNAL = "signal"
-
-
-@dataclass(frozen=True)
-class Check:
-    """The result of one check.
-
-    Args:
-        user: whose session it is.
-        outcome: what was found. GONE: the session was disconnected before it could be checked.
-        refreshed: whether the access token was refreshed on the way.
-        error: what was raised, None for an active session.
-        engine: the name of the engine that wrote the session; "" if there was none.
-        worked: whether Garmin has answered a call of the session with success.
-    """
-
-    user: Any
-    outcome: Outcome
-    refreshed: bool = False
-    error: Exception | None = None
-    engine: str = ""
-    worked: bool = False
-
-
-# What is counted by engine too.
-BY_ENGINE = ("checked", Outcome.ACTIVE, Outcome.EXPIRED, Outcome.UNKNOWN, Outcome.UNREADABLE)
-
-
-@dataclass
-class Report:
-    """Counts of one run: ``checked`` is active + expired + unknown + unreadable.
-
-    Args:
-        checked: sessions that were looked at.
-        active: sessions that work; ``refreshed`` of them needed a fresh access token.
-        expired: sessions that Garmin has ended; they are cleared.
-        unknown: sessions of which nothing can be said; they are kept.
-        unreadable: sessions that cannot be opened; they are kept.
-        skipped: sessions that were validated recently enough, or gone before their turn.
-        stopped: why the run ended early, None if it did not.
-        duration_s: seconds from the first row read to the last result written.
-        engines: by the name of each engine whose sessions were looked at: ``checked``, ``active``,
-            ``expired``, ``unknown`` and ``unreadable``, which add up to the counts of the run. A
-            session whose engine is not installed is unreadable, under that engine's name.
-    """
-
-    checked: int = 0
-    active: int = 0
-    refreshed: int = 0
-    expired: int = 0
-    unknown: int = 0
-    unreadable: int = 0
-    skipped: int = 0
-    stopped: Stopped | None = None
-    duration_s: float = 0.0
-    engines: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def count(self, check: Check) -> None:
-        if check.outcome is Outcome.GONE:
-            self.skipped += 1
-            return
-        self.checked += 1
-        self.refreshed += check.refreshed
-        setattr(self, check.outcome, getattr(self, check.outcome) + 1)
-        counts = self.engines.setdefault(check.engine, {str(name): 0 for name in BY_ENGINE})
-        counts["checked"] += 1
-        counts[check.outcome] += 1
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the counts as JSON-compatible data, in the order that the command documents."""
-        counts = asdict(self)
-        engines = counts.pop("engines")
-        return {
-            **counts,
-            "duration_s": round(self.duration_s, 3),
-            "rate": round(self.rate, 1),
-            "engines": dict(sorted(engines.items())),
-        }
-
-    @property
-    def rate(self) -> float:
-        """Checks a second, over the whole run."""
-        return self.checked / self.duration_s if self.duration_s else 0.0
 
 
 @sensitive_variables()
@@ -240,9 +140,7 @@ def check_sessions(
     due = due_sessions(max_age, user)
     if max_age is not None:
         report.skipped = due_sessions(user=user).count() - due.count()
-    batch = max(MIN_BATCH, BATCHES * workers)
-    seconds = CLAIM_SLACK + batch * (LONGEST_CHECK / workers + (1 / rate if rate else 0))
-    run = CheckRun(due, batch=batch, seconds=seconds, limit=limit)
+    run = _run(due, workers, rate, limit)
     pace, stop = Pace(rate), StopRule()
 
     def next_ones() -> Iterator[GarminAuthenticationState]:
@@ -273,6 +171,15 @@ def check_sessions(
     report.stopped = stop.reason
     report.duration_s = time.monotonic() - started
     return report
+
+
+def _run(due: StateQuerySet, workers: int, rate: float | None, limit: int | None) -> CheckRun:
+    """Return a run with batches for so many workers at such a rate."""
+    batch = max(MIN_BATCH, BATCHES * workers)
+    if rate:
+        batch = min(batch, max(workers, int(rate * BATCH_SECONDS)))
+    seconds = CLAIM_SLACK + batch * (SLOW_CHECK / workers + (1 / rate if rate else 0))
+    return CheckRun(due, batch=batch, seconds=seconds, limit=limit)
 
 
 class StopRule:

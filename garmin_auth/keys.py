@@ -64,7 +64,7 @@ def unreadable(pks: Iterable[Any]) -> set[Any]:
     return {pk for pk, ciphertext in rows if key_of(force_bytes(ciphertext)) is None}
 
 
-def as_stored(column: str) -> ExpressionWrapper:
+def as_stored(column: str) -> "ExpressionWrapper[Any]":
     """Return an expression for an encrypted column's ciphertext, past the field that opens it."""
     return ExpressionWrapper(F(column), output_field=BinaryField())
 

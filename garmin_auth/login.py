@@ -52,6 +52,8 @@ T = TypeVar("T")
 SIGN_OF_LIFE, LIFE = 5, 20
 # Seconds that an engine may take longer than it says.
 GRACE = 10
+# What is stored of a pending login; "state" is the engine's own, and nobody else's business.
+RECORD = {"engine", "sent_to", "pause_scope", "state"}
 
 
 @dataclass(frozen=True)
@@ -202,15 +204,25 @@ def _conclude(
     except RateLimited as exc:
         pauses.heed(scope, exc)
         raise
-    pauses.heed(scope, None)
     if isinstance(result, NewSession):
+        # Before anything else: the cache may be away, and the login is worth more than its counts.
+        stored = _store(user, engine, result, login_id=login_id)
+        pauses.heed(scope, None)
         door.forgive(user, scope)
         evidence.accepted(engine.name)
-        if not _store(user, engine, result, login_id=login_id):
+        if not stored:
             raise ChallengeExpired("gone", "The login was cancelled or replaced while it went on.")
         return Connected()
-    result = Challenge({**result.state, "pause_scope": scope}, result.sent_to)
-    started_at = GarminAuthenticationState.objects.begin_challenge(user.pk, _dump(result), login_id)
+    record = json.dumps(
+        {
+            "engine": engine.name,
+            "sent_to": result.sent_to,
+            "pause_scope": scope,
+            "state": result.state,
+        }
+    )
+    started_at = GarminAuthenticationState.objects.begin_challenge(user.pk, record, login_id)
+    pauses.heed(scope, None)
     if started_at is None:
         raise ChallengeExpired("gone", "The login was cancelled or replaced while it went on.")
     required = MFARequired(result.sent_to, _expiry(started_at), conf.MFA_MAX_ATTEMPTS)
@@ -312,19 +324,19 @@ def submit_mfa(user: Any, code: str) -> Connected:
     """
     refuse_atomic("submit_mfa")
     states = GarminAuthenticationState.objects
-    pk, started_at, _, state = _load(user)
+    pk, started_at, _, record = _load(user)
     if _expiry(started_at) <= timezone.now():
         states.end_challenge(user.pk, started_at)
         raise ChallengeExpired("expired")
-    scope = str(state.get("pause_scope", ""))
+    scope = record["pause_scope"]
     pauses.respect(scope)
     if not states.count_attempt(pk, started_at, conf.MFA_MAX_ATTEMPTS):
         if not states.end_challenge(user.pk, started_at):
             raise ChallengeExpired("gone")
         raise TooManyAttempts("This login has had all its codes.")
-    engine = get_stored_engine(state["engine"])
+    engine = get_stored_engine(record["engine"])
     try:
-        result = engine.submit_code(state, code)
+        result = engine.submit_code(record["state"], code)
     except RateLimited as exc:
         pauses.heed(scope, exc)
         raise
@@ -332,11 +344,13 @@ def submit_mfa(user: Any, code: str) -> Connected:
         states.end_challenge(user.pk, started_at)
         raise
     if isinstance(result, Challenge):
-        states.update_challenge(pk, started_at, _dump(result))
+        changed = {"state": result.state, "sent_to": result.sent_to or record["sent_to"]}
+        states.update_challenge(pk, started_at, json.dumps({**record, **changed}))
         raise _wrong_code(user, pk, started_at)
+    stored = _store(user, engine, result, challenge_from=started_at)  # The code is spent.
     door.forgive(user, scope)
     evidence.accepted(engine.name)
-    if not _store(user, engine, result, challenge_from=started_at):
+    if not stored:
         raise ChallengeExpired("gone", "The login was cancelled or replaced while it finished.")
     return Connected()
 
@@ -349,11 +363,11 @@ def pending_login(user: Any) -> MFARequired | None:
         user: an ``AUTH_USER_MODEL`` instance.
     """
     try:
-        _, started_at, attempts, state = _load(user)
+        _, started_at, attempts, record = _load(user)
     except ChallengeExpired:
         return None
     left = max(0, conf.MFA_MAX_ATTEMPTS - attempts)
-    return MFARequired(state.get("sent_to", ""), _expiry(started_at), left)
+    return MFARequired(record["sent_to"], _expiry(started_at), left)
 
 
 def cancel_mfa(user: Any) -> bool:
@@ -430,25 +444,38 @@ def disconnect(user: Any, reason: str = EndedReason.USER) -> bool:
 
 @sensitive_variables()
 def _store_import(user: Any, engine: Engine, session_data: str, check: bool) -> None:
+    written = False
+
     def refresh() -> str:
+        nonlocal written
         try:
             fresh = engine.refresh(session_data)
         except RateLimited as exc:
             pauses.heed(pauses.SITE, exc)
             raise
+        if engine.rotates:  # At once, for what was imported is worthless from now on.
+            _write(user, engine, NewSession(fresh, account_name=None, validated=False))
+            written = True
         evidence.accepted(engine.name)
         return fresh
 
-    name = None
-    if check:
-        pauses.respect(pauses.SITE)
-        session = engine.open(session_data, refresh, after=partial(pauses.heed, pauses.SITE))
-        try:
-            name = engine.account_name(session)
-            session_data = session.session_data()
-        finally:
-            session.close()
-    _store(user, engine, NewSession(session_data, account_name=name, validated=check))
+    if not check:
+        _store(user, engine, NewSession(session_data, account_name=None, validated=False))
+        return
+    pauses.respect(pauses.SITE)
+    session = engine.open(session_data, refresh, after=partial(pauses.heed, pauses.SITE))
+    try:
+        name = engine.account_name(session)
+        session_data = session.session_data()
+    except GarminAuthError:
+        if not written:
+            raise
+        # Garmin has accepted its token; what came after that was a fault.
+        announce(signals.session_connected, user, engine=engine.name)
+    else:
+        _store(user, engine, NewSession(session_data, account_name=name, validated=True))
+    finally:
+        session.close()
 
 
 def _result_since(user: Any, began: datetime) -> Connected | MFARequired | None:
@@ -459,14 +486,22 @@ def _result_since(user: Any, began: datetime) -> Connected | MFARequired | None:
     return Connected() if rows.filter(user_id=user.pk, connected_at__gte=began).exists() else None
 
 
-def _store(
+def _store(user: Any, engine: Engine, session: NewSession, **origin: Any) -> bool:
+    """Write a session and announce it, unless the login that it is of was cancelled meanwhile."""
+    stored = _write(user, engine, session, **origin)
+    if stored:
+        announce(signals.session_connected, user, engine=engine.name)
+    return stored
+
+
+def _write(
     user: Any,
     engine: Engine,
     session: NewSession,
     challenge_from: datetime | None = None,
     login_id: str = "",
 ) -> bool:
-    stored = GarminAuthenticationState.objects.connect(
+    return GarminAuthenticationState.objects.connect(
         user.pk,
         engine=engine.name,
         session_data=session.session_data,
@@ -476,14 +511,12 @@ def _store(
         challenge_from=challenge_from,
         login_id=login_id,
     )
-    if stored:
-        announce(signals.session_connected, user, engine=engine.name)
-    return stored
 
 
 def _load(user: Any) -> tuple[Any, datetime, int, dict[str, Any]]:
-    """Read the pending login: key of its row, when it began, codes tried, its state."""
-    row = None
+    """Read the pending login: key of its row, when it began, codes tried, its record."""
+    row: Any = None
+    record: Any = None
     try:
         row = (
             GarminAuthenticationState.objects.current()
@@ -491,17 +524,13 @@ def _load(user: Any) -> tuple[Any, datetime, int, dict[str, Any]]:
             .values_list("pk", "mfa_started_at", "mfa_attempts", "mfa_challenge")
             .first()
         )
-        state = json.loads(row[3]) if row else None
+        record = json.loads(row[3]) if row else None
     except (InvalidToken, ValueError, TypeError):
         # Of no use to anybody, and a login costs the user less than a key ceremony costs staff.
-        state = None
-    if row is None or not isinstance(state, dict):
+        pass
+    if row is None or not isinstance(record, dict) or not record.keys() >= RECORD:
         raise ChallengeExpired("gone")
-    return row[0], row[1], row[2], state
-
-
-def _dump(challenge: Challenge) -> str:
-    return json.dumps(challenge.state)
+    return row[0], row[1], row[2], record
 
 
 def _expiry(started_at: datetime) -> datetime:

@@ -46,7 +46,7 @@ class DatabaseNow(Now):
         return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **extra)
 
 
-def _from_now(seconds: float) -> ExpressionWrapper:
+def _from_now(seconds: float) -> "ExpressionWrapper[Any]":
     """So many seconds after the database's now."""
     return ExpressionWrapper(
         DatabaseNow() + timedelta(seconds=seconds), output_field=models.DateTimeField()
@@ -57,7 +57,7 @@ def _under_way() -> Q:
     return ~Q(login_id="") & Q(login_failure="", login_expires_at__gt=DatabaseNow())
 
 
-def _login_is_under_way() -> ExpressionWrapper:
+def _login_is_under_way() -> "ExpressionWrapper[Any]":
     return ExpressionWrapper(_under_way(), output_field=models.BooleanField())
 
 
@@ -77,7 +77,7 @@ class LoginRecord(NamedTuple):
     ended_at: datetime
 
 
-class StateQuerySet(models.QuerySet):
+class StateQuerySet(models.QuerySet["GarminAuthenticationState"]):
     """Rows, and what may happen to them."""
 
     def current(self) -> "StateQuerySet":
@@ -459,7 +459,7 @@ def _no_session(reason: str) -> dict[str, Any]:
 _Manager = models.Manager.from_queryset(StateQuerySet)
 
 
-class StateManager(_Manager):
+class StateManager(_Manager["GarminAuthenticationState"]):
     """Loads no encrypted column until it is asked for.
 
     So a list, a related object or the deletion of a user never decrypts anything, and a row that

@@ -43,14 +43,14 @@ def respect(scope: str) -> None:
 
 
 def heed(scope: str, error: GarminAuthError | None) -> None:
-    """Begin a pause after a rate limit, and end it after a success; other errors change nothing.
+    """Begin a pause after a rate limit, forget it after a success; other errors change nothing.
 
     Args:
         scope: ``SITE``, or an account's.
         error: how Garmin was found; None for a success.
     """
     if error is None:
-        end(scope)
+        forget(scope)
     elif isinstance(error, RateLimited):
         begin(scope, error.retry_after)
 
@@ -72,10 +72,14 @@ def begin(scope: str, retry_after: int | None) -> None:
     cache.set(_key(scope), (max(until, now + length), length), length + 2 * LONGEST)
 
 
-def end(scope: str) -> None:
-    """Forget the pause, and how long it was: Garmin has answered."""
+def forget(scope: str) -> None:
+    """Forget a pause that is over, and how long it was: Garmin has answered.
+
+    One that lasts goes on: a call that succeeds meanwhile was under way when it began.
+    """
     cache = caches[conf.CACHE]
-    if cache.get(_key(scope)) is not None:
+    pause = cache.get(_key(scope))
+    if pause is not None and pause[0] <= time.time():
         cache.delete(_key(scope))
 
 

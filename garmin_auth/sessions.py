@@ -37,6 +37,9 @@ T = TypeVar("T")
 NOTE_EVERY = 60
 # Seconds between two looks at a session that another process refreshes.
 POLL = (0.05, 0.25)
+# Seconds that the database may be away, in a failover or a restart, before a token that Garmin has
+# rotated is lost, and between two tries to store it.
+WRITE_FOR, WRITE_EVERY = 15, 0.5
 
 
 @contextmanager
@@ -91,8 +94,10 @@ class StoredSession:
         )
         self._thread, self._noted = threading.get_ident(), time.monotonic()
         # What the engine makes of it may be written differently from what was imported.
-        self._written = self.session.session_data()
+        self._written = self._held = self.session.session_data()
         self.refreshed = False
+        # Whether a lease was taken over that its holder has not given back.
+        self._took_over = False
 
     @property
     def engine_name(self) -> str:
@@ -112,7 +117,9 @@ class StoredSession:
             note: whether to write that it has worked; a run of checks does that for many at once.
         """
         data = self.session.session_data()
-        if data != self._written:
+        # Not what it held before a renewal that was stored, and then broke: where refresh tokens
+        # rotate, that is worthless.
+        if data not in (self._written, self._held):
             self._replace(data)
         if note and self.session.worked:
             self._note()
@@ -140,6 +147,7 @@ class StoredSession:
             RateLimited, GarminUnavailable: nothing is known; what is stored stays. MassFailure is
                 one of the latter.
         """
+        self._held = self.session.session_data()
         owner = uuid4().hex
         if not self._lease(owner):
             return self._written  # Another process has refreshed it.
@@ -159,15 +167,15 @@ class StoredSession:
         gives_up_at = time.monotonic() + conf.LEASE + REFRESH_TIMEOUT
         holder = ""
         while True:
-            given_back = holder and not states.lease_owner(self._row.pk)
+            former, holder = holder, states.lease_owner(self._row.pk)
             if self._changed_meanwhile():  # Only then: whoever writes gives back with it.
                 return False
-            if given_back:
+            if former and not holder:
                 # And nothing written: no use in all of us asking in turn.
                 raise GarminUnavailable("Another process has just failed to refresh this session.")
             if states.take_lease(self._row.pk, self._row.version, owner, conf.LEASE):
+                self._took_over = bool(holder)
                 return True
-            holder = states.lease_owner(self._row.pk)
             if time.monotonic() > gives_up_at:
                 raise GarminUnavailable("Other processes take too long to refresh this session.")
             time.sleep(random.uniform(*POLL))  # noqa: S311
@@ -193,6 +201,12 @@ class StoredSession:
             return self._written
         if self._changed_meanwhile():
             return self._written  # What was refused is no longer what is stored.
+        if self._took_over:
+            # Whoever held the lease before may have rotated the token, and still write what came.
+            raise GarminUnavailable(
+                "The token was refused after a process had not ended its refresh of it; "
+                "the next refusal is proof."
+            )
         evidence.require_proof(self._row.pk, self._row.engine, refusal)
         if GarminAuthenticationState.objects.expire_session(self._row.pk, self._row.version):
             announce(signals.session_expired, self._user, engine=self._row.engine)
@@ -213,15 +227,18 @@ class StoredSession:
         return True
 
     def _insistently(self, write: Callable[[], T]) -> T:
-        """Write once more, on a new connection, where the database has dropped ours."""
+        """Write again, on a new connection, where the database has dropped ours or is away."""
         connection = connections[GarminAuthenticationState.objects.current().db]
-        try:
-            return write()
-        except (OperationalError, InterfaceError):
-            if connection.in_atomic_block:  # A TestCase's.
-                raise
-        connection.close()
-        return write()
+        gives_up_at = time.monotonic() + WRITE_FOR
+        while True:
+            try:
+                return write()
+            except (OperationalError, InterfaceError):
+                # In a TestCase's transaction there is nothing to write again.
+                if connection.in_atomic_block or time.monotonic() > gives_up_at:
+                    raise
+            connection.close()
+            time.sleep(WRITE_EVERY)
 
     def _replace(self, data: str) -> bool:
         row = self._row

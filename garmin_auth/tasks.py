@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,20 +13,22 @@ from . import pauses, rates
 from .claims import CheckRun, due_sessions
 from .conf import conf
 from .exceptions import GarminUnavailable, MassFailure, RateLimited
-from .health import Check, purge_challenges
 from .health import check_session as check
+from .health import purge_challenges
 from .models import GarminAuthenticationState
+from .reports import Check
 
 # Seconds that a message lives, and that its row counts as queued: one as long as the other, so that
 # what nobody came to check is sent again by a later run. Longer would keep it from being so.
 QUEUED = 3600
 # Rows that are claimed and sent at a time, and seconds of the claim while they are being sent.
 BATCH, SENDING = 500, 60
-# Seconds that a worker waits for its turn; for longer, the message waits.
-WAIT = 1
 # Seconds that a message waits at the most before it is looked at again. RabbitMQ takes one that has
 # not been acknowledged for 30 minutes for lost, Redis one of an hour.
-LONGEST_COUNTDOWN = 900
+LONGEST_WAIT = 900
+# Seconds that a process takes to put a message off. Those that wait lie in the worker's memory, so
+# without this all that are queued would come to lie there during a pause; so it is a few.
+HOLD = 10
 # Seconds after each network fault of one session; then it is left to a later run.
 BACKOFF = (30, 120, 480)
 
@@ -56,37 +59,35 @@ def check_session(
     pk: Any,
     enqueued_at: str | None = None,
     *,
-    turn_at: float | None = None,
     faults: int = 0,
 ) -> dict[str, Any]:
     """Check one stored session, unless that has been done since it was enqueued.
 
-    It may be delivered more than once, also at the same time: a session dies once.
+    It may be delivered more than once, also at the same time: a session dies once. Called as a
+    function, or eagerly, it checks at once, and tries nothing again.
 
     Args:
         pk: the key of the user's GarminAuthenticationState.
         enqueued_at: when the check was asked for, in ISO format; it is filled in on sending. None,
             where the task is called as a function: check in any case.
-        turn_at: the turn that an earlier attempt has reserved under GARMIN_AUTH_CHECK_RATE.
         faults: how many network faults earlier attempts have met.
 
     Returns:
-        ``outcome``: what was found, as in ``garmin_auth.health.Outcome``, or ``"skipped"``;
+        ``outcome``: what was found, as in ``garmin_auth.reports.Outcome``, or ``"skipped"``;
         ``refreshed``; ``engine``.
     """
     state = _due(pk, enqueued_at)
     if state is None:
         return {"outcome": "skipped", "refreshed": False, "engine": ""}
+    if self.request.called_directly or self.request.is_eager:  # No message that could wait.
+        return _told(check(state.user))
     if paused := pauses.seconds_left(pauses.SITE):
         raise _again(self, pk, enqueued_at, paused, faults=faults)
-    if turn_at is None:
-        turn_at = rates.reserve_turn(LONGEST_COUNTDOWN)
-    if turn_at is None:
-        raise _again(self, pk, enqueued_at, LONGEST_COUNTDOWN, faults=faults)
-    wait = turn_at - time.time()
-    if wait > WAIT:
-        raise _later(self, (pk, enqueued_at), {"turn_at": turn_at, "faults": faults}, wait)
-    time.sleep(max(0, wait))
+    # The process waits, and not the message: no more turns are taken than there are processes.
+    turn = rates.reserve_turn(LONGEST_WAIT)
+    if turn is None:
+        raise _again(self, pk, enqueued_at, LONGEST_WAIT, faults=faults)
+    time.sleep(max(0, turn - time.time()))
     found = check(state.user)
     if isinstance(found.error, RateLimited):
         # Asked for anew: a check has just looked at it.
@@ -94,11 +95,7 @@ def check_session(
         raise _again(self, pk, _now(), left, faults=faults)
     if _may_pass(found) and faults < len(BACKOFF):
         raise _again(self, pk, _now(), BACKOFF[faults], faults=faults + 1)
-    return {
-        "outcome": str(found.outcome),
-        "refreshed": found.refreshed,
-        "engine": found.engine,
-    }
+    return _told(found)
 
 
 @shared_task(acks_late=True, reject_on_worker_lost=True, expires=QUEUED)
@@ -119,7 +116,11 @@ def check_due_sessions(max_age: float | None = None, limit: int | None = None) -
 
 
 def enqueue_due_sessions(
-    max_age: timedelta | None = None, *, user: Any = None, limit: int | None = None
+    max_age: timedelta | None = None,
+    *,
+    user: Any = None,
+    limit: int | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> int:
     """Do what ``check_due_sessions`` does, here and now, and return how many messages were sent.
 
@@ -127,10 +128,13 @@ def enqueue_due_sessions(
         max_age: leave out what was validated less than this long ago.
         user: only this user's, also if it is queued already.
         limit: enqueue at most so many.
+        interrupted: asked between batches; True ends it.
 
     Raises:
         kombu.exceptions.OperationalError: the broker cannot be reached.
     """
+    if interrupted():
+        return 0
     purge_challenges()
     due, now = due_sessions(max_age, user), _now()
     with current_app.producer_or_acquire() as producer:
@@ -146,6 +150,8 @@ def enqueue_due_sessions(
                 raise
             # Only now: a process that dies while it sends keeps the others waiting a minute.
             run.keep(batch, QUEUED)
+            if interrupted():
+                break
             now = _now()
     return sent
 
@@ -162,8 +168,8 @@ def _room(limit: int | None) -> int | None:
     rate = conf.CHECK_RATE
     if rate is None:
         return limit
-    queued = GarminAuthenticationState.objects.claimed_checks()
-    room = max(0, int(rate * QUEUED) - queued)
+    most = max(1, int(rate * QUEUED))
+    room = max(0, most - GarminAuthenticationState.objects.claimed_checks())
     return room if limit is None else min(limit, room)
 
 
@@ -176,6 +182,14 @@ def _due(pk: Any, enqueued_at: str | None) -> GarminAuthenticationState | None:
     return None if state.last_checked_at > datetime.fromisoformat(enqueued_at) else state
 
 
+def _told(found: Check) -> dict[str, Any]:
+    return {
+        "outcome": str(found.outcome),
+        "refreshed": found.refreshed,
+        "engine": found.engine,
+    }
+
+
 def _may_pass(found: Check) -> bool:
     """Tell whether the same may succeed in a few minutes."""
     unavailable = isinstance(found.error, GarminUnavailable)
@@ -183,20 +197,20 @@ def _may_pass(found: Check) -> bool:
 
 
 def _again(task: Any, pk: Any, enqueued_at: str | None, seconds: float, *, faults: int) -> Any:
-    """Return what to raise so that the session is looked at again after so many seconds.
+    """Put the message off for so many seconds, and return what to raise.
 
-    A tenth more or less by chance, and 10 s: those who wait for the same do not all come at once.
+    A tenth more by chance, and up to 10 s: those who wait for the same do not all come at once.
     """
+    hold = min(HOLD, seconds)
+    time.sleep(hold)
     spread = random.uniform(0, 10 + seconds / 10)  # noqa: S311
-    countdown = min(seconds + spread, random.uniform(0.9, 1) * LONGEST_COUNTDOWN)  # noqa: S311
-    return _later(task, (pk, enqueued_at), {"faults": faults}, countdown)
-
-
-def _later(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seconds: float) -> Any:
-    """Send the message again for later, and return what to raise."""
-    ignored = task.request.ignore_result  # Celery would forget it.
+    wait = min(seconds - hold + spread, random.uniform(0.9, 1) * LONGEST_WAIT)  # noqa: S311
     return task.retry(
-        args=args, kwargs=kwargs, countdown=seconds, throw=False, ignore_result=ignored
+        args=(pk, enqueued_at),
+        kwargs={"faults": faults},
+        countdown=wait,
+        throw=False,
+        ignore_result=task.request.ignore_result,  # Celery would forget it.
     )
 
 

@@ -9,10 +9,10 @@ from .models import GarminAuthenticationState
 
 
 def refuse_atomic(name: str) -> None:
-    """Refuse to go on inside ``atomic()``, as ``atomic(durable=True)`` would.
+    """Refuse to go on inside a transaction: ``atomic()``, or one without autocommit.
 
     A rollback would lose a token that Garmin has already rotated and uncount attempts, and a lock
-    would be held while Garmin is slow. ``TestCase`` is let through, as by Django.
+    would be held while Garmin is slow. ``TestCase`` is let through, as by ``durable=True``.
 
     Args:
         name: what refuses, for the message.
@@ -22,7 +22,10 @@ def refuse_atomic(name: str) -> None:
     """
     alias = GarminAuthenticationState.objects.current().db
     if not transaction.get_connection(alias).in_atomic_block:
-        return
+        if transaction.get_autocommit(alias):
+            return
+        # Then each statement is in a transaction that ends whenever somebody ends it.
+        raise RuntimeError(f"{name}() must not run without autocommit: turn it on for {alias!r}.")
     try:
         with transaction.atomic(using=alias, durable=True):
             return

@@ -47,5 +47,6 @@ urlpatterns = [
     path("mfa/cancel/", page("MFACancelView"), name="mfa_cancel"),
     path("disconnect/", page("DisconnectView"), name="disconnect"),
     path("style.css", asset("stylesheet"), name="stylesheet"),
+    path("admin.css", asset("admin_stylesheet"), name="admin_stylesheet"),
     path("script.js", asset("script"), name="script"),
 ]

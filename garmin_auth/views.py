@@ -273,3 +273,4 @@ def _asset(name: str) -> Any:
 
 stylesheet = _asset("stylesheet")
 script = _asset("script")
+admin_stylesheet = _asset("admin_stylesheet")

@@ -19,6 +19,7 @@ from tests.services import (
     why_not_broker,
     why_not_browser,
     why_not_garminconnect,
+    why_not_gettext,
 )
 
 # Tests that run at a time. Each worker has its own database and its own simulator.
@@ -39,6 +40,8 @@ def main() -> int:
             left_out.append(f"Celery on {broker}: {reason}")
     if reason := why_not_browser():
         left_out.append(f"the pages in a browser: {reason}")
+    if reason := why_not_gettext():
+        left_out.append(f"whether every word can be translated: {reason}")
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "GARMIN_AUTH_COVERAGE": f"{folder}/coverage"}
         # In the order of the files, for some of a module's fixtures are dear; who ends first helps.

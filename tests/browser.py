@@ -78,4 +78,13 @@ def screenshot(page, name):
     """Take a picture for the docs, where that is asked for."""
     if TAKE_SCREENSHOTS:
         SCREENSHOTS.mkdir(exist_ok=True)
-        page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+        # What is around the card is of no interest.
+        box = page.locator("main").bounding_box()
+        edge = min(24, box["x"], box["y"])
+        clip = {
+            "x": box["x"] - edge,
+            "y": box["y"] - edge,
+            "width": box["width"] + 2 * edge,
+            "height": box["height"] + 2 * edge,
+        }
+        page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, clip=clip)

@@ -40,6 +40,8 @@ if BROKER.startswith("redis"):
     app.conf.broker_transport_options = {
         "global_keyprefix": f"{QUEUE}:",
         "visibility_timeout": VISIBILITY,
+        "unacked_restore_interval": 1,  # Seconds between two looks for it, and each is one.
+        "unacked_restore_throttle": 1,
     }
 app.autodiscover_tasks(["garmin_auth"])
 

@@ -1,14 +1,17 @@
 import contextlib
 import os
+import pickle
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from django.core.cache import cache
 from django.db import connection
+from django.utils import timezone
 
 from garmin_auth.background import THREAD_NAME
 from garmin_auth.models import GarminAuthenticationState
@@ -55,6 +58,9 @@ def pytest_configure(config):
     reason = services.why_not_garminconnect()
     if reason and services.required() and not services.garminconnect_may_be_left_out():
         raise pytest.UsageError(f"garminconnect: {reason}; GARMIN_AUTH_REQUIRE_SERVICES=1.")
+    for broker in services.BROKERS if services.required() else ():
+        if reason := services.why_not_broker(broker):
+            raise pytest.UsageError(f"{broker}: {reason}; GARMIN_AUTH_REQUIRE_SERVICES=1.")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -110,6 +116,53 @@ def connect(garmin):
         return state_of(user)
 
     return connect
+
+
+@pytest.fixture
+def cached(settings, tmp_path):
+    """Return what the cache holds, as text: it is one of files here, so that it can be read."""
+    backend = "django.core.cache.backends.filebased.FileBasedCache"
+    settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": str(tmp_path / "cache")}}
+
+    def texts():
+        found = []
+        for file in (tmp_path / "cache").glob("*.djcache"):
+            with file.open("rb") as content:
+                pickle.load(content)  # When it expires.
+                found.append(zlib.decompress(content.read()).decode("latin-1"))
+        assert found
+        return found
+
+    return texts
+
+
+@pytest.fixture
+def people(django_user_model, garmin):
+    """Connect so many new users, each with the account <username>@example.com, and return them."""
+
+    def people(number, **options):
+        names = [f"user{n:04}" for n in range(number)]
+        users = django_user_model.objects.bulk_create(
+            django_user_model(username=name) for name in names
+        )
+        rows = []
+        for user in users:
+            email = f"{user.username}@example.com"
+            garmin.add_account(email, PASSWORD)
+            rows.append(
+                GarminAuthenticationState(
+                    user=user,
+                    engine="garth",
+                    session_data=garmin.issue_session(email, **options),
+                    account_name=email,
+                    connected_at=timezone.now(),
+                    ended_reason="",
+                )
+            )
+        GarminAuthenticationState.objects.bulk_create(rows, batch_size=100)
+        return users
+
+    return people
 
 
 @pytest.fixture

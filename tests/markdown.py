@@ -1,8 +1,9 @@
 """Fenced blocks of the documentation, with what HTML comments before them tell the tests.
 
 ``<!-- not run: REASON -->`` right before a block leaves it out; ``<!-- exits: 3 -->`` says how its
-last command ends; ``<!-- needs: garminconnect -->`` what must be installed; ``<!-- terminal: NAME -->``
-that its last command goes on running; ``<!-- browser: … -->``, anywhere, what the reader does there.
+last command ends; ``<!-- needs: garminconnect -->`` what must be installed;
+``<!-- terminal: NAME -->`` that its last command goes on running; ``<!-- browser: … -->``,
+anywhere, what the reader does there.
 """
 
 import re
@@ -18,7 +19,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 COMMENT = re.compile(r"\s*<!-- ([\w ]+): (.+?) -->\s*")
-FENCE = re.compile(r"(\s*)(```+)(\w*)\s*(.*)")
+FENCE = re.compile(r"(\s*)(```+)([\w{}-]*)\s*(.*)")
 AT_ITS_END = " (at its end)"
 
 
@@ -100,6 +101,8 @@ def steps(path: Path) -> list[Block | Direction]:
                 text.append(inside.removeprefix(indent))
             title = re.search(r'title="([^"]+)"', info)
             content = "\n".join(text) + "\n"
+            if language.startswith("{"):  # Sphinx's, such as {toctree}: nothing to run.
+                continue
             found.append(Block(page, number, language, title[1] if title else "", content, marks))
             marks = {}
         else:

@@ -67,6 +67,11 @@ def why_not_browser() -> str:
     return "" if chromium_path() else "no Chromium is installed (Debian: chromium)"
 
 
+def why_not_gettext() -> str:
+    """Return why the source cannot be searched for messages here, "" if it can."""
+    return "" if shutil.which("xgettext") else "xgettext is not installed (Debian: gettext)"
+
+
 def why_not_garminconnect() -> str:
     """Return why the tests of the engine garminconnect cannot run here, "" if they can."""
     try:

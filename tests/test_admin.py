@@ -419,3 +419,175 @@ def test_a_user_with_an_unreadable_row_can_be_deleted_in_the_admin(staff, user, 
     assert client.get(url).status_code == 200
     assert client.post(url, {"post": "yes"}).status_code == 302
     assert not User.objects.filter(pk=user.pk).exists()
+
+
+# Figures above the list
+
+
+def test_the_figures_stand_above_the_list_on_request_and_lead_to_the_rows(
+    staff, user, other_user, connect
+):
+    connect(user)
+    connect(other_user, "ben@example.com")
+    row = state_of(other_user)
+    GarminAuthenticationState.objects.expire_session(row.pk, row.session_version)
+    client = staff("view")
+
+    page = text_of(client.get(f"{LIST}?_facets=True"))
+
+    shown = re.findall(
+        r'<a href="\?([^"]*)">([^<]*)</a></th>\s*<td>(\d+)</td>\s*'
+        r'<td aria-hidden="true"><progress max="(\d+)" value="(\d+)">',
+        page,
+    )
+    figures = {label: (int(count), int(most)) for _query, label, count, most, _value in shown}
+    assert figures["connected"] == (1, 2)
+    assert figures["ended by Garmin"] == (1, 2)
+    assert figures["garth"] == (1, 1)
+    assert figures["never, though connected"] == (1, 1)
+    assert len(shown) == 4 + 3 + 4
+    for query, label, count, _most, _value in shown:
+        rows = text_of(client.get(f"{LIST}?{query}")).count('class="field-state')
+        if label != "otherwise not connected":  # That filter has more: those ended by Garmin too.
+            assert rows == int(count), label
+
+
+def test_the_list_counts_nothing_by_itself(staff, user, connect):
+    connect(user)
+
+    page = text_of(staff("view").get(LIST))
+
+    assert "<progress" not in page
+    assert "Show how many there are" in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, set()),
+        ({"session_ends_at": timedelta(days=9)}, {"soon"}),
+        ({"session_ends_at": timedelta(days=-1)}, {"soon"}),
+        ({"last_validated": timedelta(days=-8)}, {"staff"}),
+        ({"engine": "another"}, {"engine"}),
+    ],
+)
+def test_filter_by_who_must_act(staff, user, connect, changes, found):
+    connect(user)
+    now = timezone.now()
+    GarminAuthenticationState.objects.update(
+        **{
+            name: now + value if isinstance(value, timedelta) else value
+            for name, value in changes.items()
+        }
+    )
+    client = staff("view")
+
+    shown = {
+        name
+        for name in ("reconnect", "soon", "code", "staff", "engine")
+        if 'class="field-state' in text_of(client.get(f"{LIST}?act={name}"))
+    }
+
+    assert shown == found
+
+
+def test_dates_are_told_in_words_and_exactly_on_hover(staff, user, connect):
+    connect(user)
+    GarminAuthenticationState.objects.update(
+        session_ends_at=timezone.now() + timedelta(days=9, minutes=1),
+        last_validated=timezone.now() - timedelta(hours=3),
+    )
+
+    page = text_of(staff("view").get(LIST))
+
+    told = re.findall(r'<time datetime="([^"]+)" title="([^"]+)">([^<]+)</time>', page)
+    assert [words for _machine, _exact, words in told] == ["just now", "in 9 days", "3 hours ago"]
+    assert all(exact.endswith(" UTC") for _machine, exact, _words in told)
+
+
+# Many at once
+
+
+@pytest.mark.django_db(transaction=True)
+def test_check_now_of_many_says_it_in_one_message(staff, connect, garmin):
+    users = [User.objects.create_user(f"user {number}") for number in range(12)]
+    for number, user in enumerate(users):
+        connect(user, f"{number}@example.com")
+    garmin.revoke("3@example.com")
+
+    response = run(staff("change"), "check_now", *users)
+
+    (message,) = response.context["messages"]
+    assert "Checked: 12. Working: 11. Ended by Garmin: 1." in str(message)
+    assert LogEntry.objects.count() == 12
+
+
+@pytest.mark.django_db(transaction=True)
+def test_check_now_begins_no_check_when_its_time_is_over(staff, connect, garmin, monkeypatch):
+    users = [User.objects.create_user(f"user {number}") for number in range(12)]
+    for number, user in enumerate(users):
+        connect(user, f"{number}@example.com")
+    monkeypatch.setattr("garmin_auth.admin.CHECK_SECONDS", 0)
+
+    page = text_of(run(staff("change"), "check_now", *users))
+
+    assert "Not checked: 12." in page
+    assert garmin.counts["api"] == 0
+
+
+# A site's own user admin
+
+
+@pytest.fixture
+def user_page(user):
+    """Return the text of the user's page in an admin that shows the Garmin account."""
+    from django.contrib.admin import AdminSite
+    from django.contrib.auth.admin import UserAdmin
+    from django.test import RequestFactory
+
+    from garmin_auth.admin import GarminAccountLink
+
+    class SiteUserAdmin(GarminAccountLink, UserAdmin):
+        pass
+
+    def user_page(viewer):
+        request = RequestFactory().get("/")
+        request.user = viewer
+        response = SiteUserAdmin(User, AdminSite()).change_view(request, str(user.pk))
+        return response.context_data["adminform"], response
+
+    return user_page
+
+
+def sections(adminform):
+    return {
+        str(fieldset.name): "".join(field.contents() for line in fieldset for field in line)
+        for fieldset in adminform
+        if str(fieldset.name) == "Garmin account"
+    }
+
+
+def test_a_users_page_leads_to_their_state(user_page, user, connect):
+    connect(user)
+    viewer = User.objects.create_superuser("root")
+
+    adminform, _response = user_page(viewer)
+
+    assert f'href="{change_url(user)}"' in sections(adminform)["Garmin account"]
+    assert "connected" in sections(adminform)["Garmin account"]
+
+
+def test_a_users_page_says_that_there_is_nothing(user_page):
+    adminform, _response = user_page(User.objects.create_superuser("root"))
+
+    assert sections(adminform) == {"Garmin account": "not connected"}
+
+
+def test_a_users_page_shows_no_state_to_who_may_not_see_it(user_page, user, connect):
+    connect(user)
+    viewer = User.objects.create_user("helper", is_staff=True)
+    viewer.user_permissions.add(Permission.objects.get(codename="change_user"))
+
+    adminform, _response = user_page(viewer)
+
+    assert sections(adminform) == {}

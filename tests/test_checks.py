@@ -11,10 +11,11 @@ from cryptography.fernet import Fernet
 from django.core.checks import ERROR, WARNING, run_checks
 from django.db import connection
 
-from garmin_auth.checks import TIMEOUT, check_stored_engines, check_stored_sessions
+from garmin_auth.checks import check_stored_engines, check_stored_sessions
 from garmin_auth.conf import conf
 from garmin_auth.engines import NEEDS
 from garmin_auth.engines.environment import VARIABLES
+from garmin_auth.engines.garminconnect_limits import TIMEOUT
 from garmin_auth.models import GarminAuthenticationState
 
 from .conftest import ROOT, raw_row

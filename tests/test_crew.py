@@ -54,6 +54,22 @@ def test_items_are_asked_for_in_the_callers_thread_and_only_when_somebody_is_fre
     assert all(n - known <= 3 for n, known, _ in asked)
 
 
+def test_a_result_is_yielded_before_the_next_item_is_asked_for():
+    known, heard = [], []
+
+    def items():
+        for n in range(6):
+            time.sleep(0.2)  # At a low rate, all workers but one are free.
+            known.append(len(heard))
+            yield n
+
+    for result in Crew(4, lambda n: n).map(items()):
+        heard.append(result)
+
+    # One may still be under way.
+    assert all(n - number <= 2 for n, number in enumerate(known))
+
+
 def test_no_more_threads_are_started_than_there_is_work_for():
     before = threading.active_count()
     seen = []

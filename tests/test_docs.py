@@ -4,11 +4,11 @@ Python without a title runs here, with a user who is connected; shell, files and
 that ``startproject`` made. Each page has a copy of that site to itself. What is not run says why.
 """
 
+import ast
 import configparser
 import importlib.util
 import inspect
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -22,20 +22,19 @@ import pytest
 import yaml
 from django.core.cache import cache
 from django.core.management import call_command, get_commands, load_command_class
-from django.db import connection
 from django.template import engines
 from django.urls import include, path
 from django.utils import translation
 
 from garmin_auth import checks, exceptions, signals
 from garmin_auth.conf import Settings
-from garmin_auth.management.commands import check_garmin_sessions, rotate_garmin_keys
-from garmin_auth.models import GarminAuthenticationState
+from garmin_auth.management.commands import check_garmin_sessions
+from garmin_auth.models import EndedReason, Status
 from garmin_auth.testing import GarminSimulator
 from garmin_auth.urls import urlpatterns
 
 from .conftest import EMAIL, PASSWORD, ROOT
-from .markdown import PAGES, Block, blocks
+from .markdown import PAGES, blocks
 from .test_tutorial import alike, environment
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"  # test_tutorial.py follows it.
@@ -268,7 +267,7 @@ def run_command(command, site, wanted=0):
 
 
 def in_this_repository(command):
-    """What to run of a command that is meant for contributors, without its effects; "": it is not."""
+    """What to run of a command for contributors, without its effects; "" if it is none."""
     if command.startswith("make "):
         return f"{command} --dry-run"
     if command.startswith(".ci/"):
@@ -426,37 +425,67 @@ def test_the_settings_are_generated():
 
 def test_the_generated_tables_are_of_all_settings_and_arguments(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    import generate
+    from generate import generate
 
-    table = generate.on_page_markdown("<!-- generated: settings -->")
+    table = generate("settings")
     assert all(f"`GARMIN_AUTH_{key}`" in table for key in vars(Settings) if key.isupper())
-    table = generate.on_page_markdown("<!-- generated: command rotate_garmin_keys -->")
+    table = generate("command rotate_garmin_keys")
     assert "| `--batch-size N` | rows in memory at a time (500) |" in table
-    assert generate.on_page_markdown("as it is") == "as it is"
+
+
+def imported_names():
+    """What the snippets of README and docs import from this app."""
+    for page in PAGES:
+        for block in blocks(page):
+            tree = ast.parse(block.text) if block.language == "python" else None
+            for node in ast.walk(tree) if tree else ():
+                if isinstance(node, ast.ImportFrom) and str(node.module).startswith("garmin_auth"):
+                    yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("imported", sorted(set(imported_names())))
+def test_every_name_that_a_snippet_imports_is_in_the_reference(imported):
+    pages = [page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md")]
+    text = "\n".join(pages)
+    if inspect.isclass(getattr(exceptions, imported, None)):
+        assert ".. automodule:: garmin_auth.exceptions" in text
+        return
+    assert re.search(rf"(^\.\. auto\w+:: [\w.]+\.{imported}$)|`[\w.]*\b{imported}\b", text, re.M)
+
+
+@pytest.mark.parametrize("status", [*EndedReason, *Status])
+def test_every_state_of_a_row_is_in_the_reference(status):
+    text = (ROOT / "docs/reference/python.md").read_text()
+    assert status is Status.NONE or f"{status.name}`" in text
 
 
 # The site
 
+SPHINX = [sys.executable, "-m", "sphinx", "-E", "-W", "--keep-going", "-q"]
+
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("mkdocs") is None, reason="the extra [docs] is not installed"
+    importlib.util.find_spec("sphinx") is None, reason="the extra [docs] is not installed"
 )
 def test_the_site_is_built_and_asks_nobody_else(tmp_path):
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
     done = subprocess.run(
-        command,
+        [*SPHINX, "-d", tmp_path / "trees", "docs", tmp_path / "site"],
         cwd=ROOT,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    pages = "".join(page.read_text() for page in tmp_path.rglob("*.html"))
-    assert (
-        re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="?(?:https?:)?//[^">]*', pages)
-        == []
-    )
-    assert "&lt;!-- generated" not in pages
-    assert "GARMIN_AUTH_LEASE" in (tmp_path / "reference" / "settings.html").read_text()
+    site = tmp_path / "site"
+    pages = "".join(page.read_text() for page in site.rglob("*.html"))
+    loaded = r'<(?:script|link|img|iframe)[^>]*(?:src|href)="?(?:https?:)?//[^">]*'
+    assert re.findall(loaded, pages) == []
+    assert "generated:" not in pages
+    assert "GARMIN_AUTH_LEASE" in (site / "reference" / "settings.html").read_text()
+    missing = [p for p in (ROOT / "docs").rglob("*.md") if not built(p, site).exists()]
+    assert missing == []
+
+
+def built(page, site):
+    return site / page.relative_to(ROOT / "docs").with_suffix(".html")

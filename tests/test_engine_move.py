@@ -1,6 +1,8 @@
 """A site with sessions of garth chooses garminconnect for what is new, and nobody notices."""
 
+import ast
 import json
+import re
 
 import pytest
 
@@ -9,7 +11,7 @@ from garmin_auth.login import MFARequired, start_login, submit_mfa
 from garmin_auth.models import GarminAuthenticationState
 from garmin_auth.sessions import garmin_client
 
-from .conftest import PASSWORD, needs_garminconnect, raw_row, state_of
+from .conftest import PASSWORD, ROOT, needs_garminconnect, raw_row, state_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 states = GarminAuthenticationState.objects
@@ -160,3 +162,29 @@ def test_the_way_back_is_as_quiet(moved, garmin, settings):
     with garmin_client(moved[0]) as client:
         assert client.connectapi(PROFILE)["userName"] == email_of(moved[0])
     assert state_of(moved[0]).engine == "garminconnect"
+
+
+def test_the_engines_alone_know_which_engine_it_is():
+    """But for the default of the setting and of the column, and what a help text gives as such."""
+    found = set()
+    for path in (ROOT / "garmin_auth").rglob("*.py"):
+        name = path.relative_to(ROOT / "garmin_auth").as_posix()
+        if name.startswith(("engines/", "testing/", "migrations/")):
+            continue
+        tree = ast.parse(path.read_text())
+        prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        found |= {
+            (name, node.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in prose
+            and re.search("garth|garminconnect", node.value, re.IGNORECASE)
+        }
+
+    assert {name for name, text in found if text == "garth"} == {"conf.py", "models.py"}
+    others = {(name, text) for name, text in found if text != "garth"}
+    assert {name for name, _ in others} <= {
+        "management/commands/import_garmin_session.py",  # "such as a GARTH_TOKEN"
+        "management/commands/garmin_simulator.py",  # What the library needs to be led to it.
+    }

@@ -4,12 +4,16 @@ The library is as it was installed, but for the length of its pauses, which are 
 test_garminconnect_sessions.py and the demo wait for them.
 """
 
+import contextlib
 import io
 import json
 import logging
 import os
 import pickle
+import sys
+import textwrap
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -20,7 +24,8 @@ import garminconnect
 
 from garmin_auth.engines import get_engine
 from garmin_auth.engines.base import Challenge, NewSession
-from garmin_auth.engines.garminconnect_login import LoginClient
+from garmin_auth.engines.garminconnect_client import SessionClient
+from garmin_auth.engines.garminconnect_login import HOOKS, LoginClient
 from garmin_auth.exceptions import (
     AccountLocked,
     CaptchaRequired,
@@ -282,6 +287,42 @@ def test_a_deadline_ends_a_login_before_its_next_request(engine, account, garmin
     assert garmin.counts["sign_in"] == 1
 
 
+def test_a_pause_that_begins_late_ends_within_the_logins_time(engine, account, garmin, monkeypatch):
+    """The library sleeps whatever the time; only the request after its pause is not sent."""
+    monkeypatch.setattr("garmin_auth.engines.garminconnect.LOGIN_TIMEOUT", 1)
+    for end in ("MIN", "MAX"):
+        monkeypatch.setattr(f"garminconnect.client.sso.LOGIN_DELAY_{end}_S", 2)
+    monkeypatch.setattr("garmin_auth.engines.garminconnect.LOGIN_DELAY_MAX_S", 2)
+    garmin.fail("sign_in", "reset", times=None)
+    began = time.monotonic()
+
+    assert outcome(engine.login, account, PASSWORD) == "GarminUnavailable"
+    assert 2 < time.monotonic() - began < engine.login_timeout + 0.5
+    assert garmin.counts["portal_login"] == 0
+
+
+def test_a_fresh_token_that_is_not_active_lets_the_next_flow_try(engine, account, garmin):
+    garmin.fail("api", "token_inactive", times=2)  # The library's call, and its repetition.
+
+    assert isinstance(engine.login(account, PASSWORD), NewSession)
+    assert garmin.counts["login"] == 2
+
+
+def test_fresh_tokens_that_are_never_active_are_no_wrong_password(engine, account, garmin):
+    garmin.fail("api", "token_inactive", times=None)
+
+    assert outcome(engine.login, account, PASSWORD) == "GarminUnavailable"
+
+
+def test_a_fresh_token_that_is_not_active_says_that_the_code_is_spent(engine, challenge, garmin):
+    garmin.fail("api", "token_inactive", times=None)
+
+    with pytest.raises(ChallengeExpired) as caught:
+        engine.submit_code(challenge, garmin.mfa_code(EMAIL))
+
+    assert caught.value.reason == "spent"
+
+
 @pytest.mark.usefixtures("led_by_the_environment")
 class TestWidget:
     @pytest.fixture(autouse=True)
@@ -314,7 +355,12 @@ class TestWidget:
         assert outcome(engine.login, account, PASSWORD) == error.__name__
 
 
-def test_the_widget_is_left_out_where_the_environment_leads_elsewhere(engine, account, garmin):
+@pytest.mark.usefixtures("led_by_the_environment")
+def test_the_widget_is_left_out_where_the_environment_leads_elsewhere(
+    engine, account, garmin, settings
+):
+    # The environment would lead it to the simulator, but by another name than the settings do.
+    settings.GARMIN_AUTH_PROXIES = {"https": garmin.proxy_url.replace("127.0.0.1", "localhost")}
     for step in ("sign_in", "portal_sign_in"):
         garmin.fail(step, "rate_limited", times=None)
 
@@ -479,8 +525,6 @@ def test_what_renewal_raises_is_what_the_call_raises(engine, expired):
     ],
 )
 def test_what_a_call_meets_is_ours(session, garmin, fault, options, error):
-    heard = []
-    session.client.client._api_session._after = heard.append
     garmin.fail("api", fault, times=None, **options)
 
     assert outcome(session.client.connectapi, PROFILE) == error.__name__
@@ -622,6 +666,20 @@ def test_errors_hold_no_secret_and_can_be_pickled(engine, garmin, expired, caplo
             assert secret not in text
 
 
+def test_tls_keys_are_not_logged(expired, run_python, tmp_path):
+    keys = tmp_path / "keys"
+    code = """
+        import os, sys
+        from garmin_auth.engines import get_engine
+        assert get_engine("garminconnect").refresh(sys.argv[1]) != sys.argv[1]
+        print(os.environ["SSLKEYLOGFILE"])
+    """
+
+    assert run_python(textwrap.dedent(code), expired, SSLKEYLOGFILE=str(keys)) == str(keys)
+
+    assert not keys.exists()
+
+
 def test_logins_leave_no_secret_in_any_log(engine, garmin, caplog):
     caplog.set_level(logging.DEBUG)
     garmin.add_account(EMAIL, PASSWORD, mfa=True)
@@ -641,7 +699,67 @@ def test_logins_leave_no_secret_in_any_log(engine, garmin, caplog):
     assert [secret for secret in secrets if secret in caplog.text] == []
 
 
-def test_a_release_without_a_hook_is_refused():
-    for name in ("_http_post", "_widget_web_login", "_restore_mfa_state"):
-        assert name in LoginClient.__dict__
-        assert hasattr(garminconnect.client.Client, name)
+@pytest.mark.parametrize("outcome", ["connected", "refused", "captcha", "fault", "second flow"])
+def test_a_login_leaves_its_password_to_nobody(engine, account, garmin, outcome):
+    """The library keeps what a flow has met in frames that know the password."""
+    wrong = " and wrong" if outcome == "refused" else ""
+    password = f"{PASSWORD}{wrong} "[:-1]  # Made here, so that nobody else has it.
+    if outcome in ("captcha", "fault"):
+        garmin.fail("login", {"captcha": "captcha", "fault": "reset"}[outcome], times=None)
+        garmin.fail("portal_sign_in", "reset", times=None)
+    if outcome == "second flow":
+        garmin.fail("login", "reset")
+    before = sys.getrefcount(password)
+
+    with contextlib.suppress(GarminAuthError):
+        engine.login(account, password)
+
+    assert sys.getrefcount(password) == before
+    assert garmin.counts["login"] > 0
+
+
+# Another release of the library
+
+WITHOUT = """
+import importlib, sys
+from garminconnect.client import Client
+hooks = sys.argv[1:]
+for hook in hooks:
+    owners = [(owner, vars(owner)[hook]) for owner in Client.__mro__ if hook in vars(owner)]
+    init = Client.__init__
+    if owners:
+        for owner, _ in owners:
+            delattr(owner, hook)
+    else:
+        def without(self, *args, **kwargs):
+            init(self, *args, **kwargs)
+            delattr(self, hook)
+        Client.__init__ = without
+    try:
+        importlib.import_module("garmin_auth.engines.garminconnect")
+    except ImportError as exc:
+        print(hook, "refused" if hook in str(exc) else exc)
+    else:
+        print(hook, "used")
+    for owner, method in owners:
+        setattr(owner, hook, method)
+    Client.__init__ = init
+    for name in [name for name in sys.modules if "engines.garminconnect" in name]:
+        del sys.modules[name]
+import garmin_auth.engines.garminconnect
+"""
+
+
+def test_a_release_without_a_hook_is_refused(run_python):
+    lines = run_python(WITHOUT, *HOOKS).splitlines()
+
+    assert lines == [f"{hook} refused" for hook in HOOKS]
+
+
+@pytest.mark.parametrize("ours", [LoginClient, SessionClient])
+def test_whatever_is_overridden_is_one_of_the_hooks(ours):
+    library = set(dir(garminconnect.client.Client()))
+    private = {name for name in vars(ours) if name.startswith("_") and not name.startswith("__")}
+
+    assert private & library
+    assert private & library <= set(HOOKS)

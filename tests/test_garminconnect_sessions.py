@@ -1,7 +1,9 @@
 """Stored garminconnect sessions: refresh tokens rotate, so whoever loses one loses the session."""
 
+import contextlib
 import json
 import signal
+import socket
 import threading
 import time
 
@@ -135,6 +137,25 @@ def test_a_token_that_another_worker_has_rotated_is_no_death(user, connect, garm
         assert client.connectapi(PROFILE)["userName"] == EMAIL
 
     assert stored(user) == fresh != old
+    assert state_of(user).refused_at is None  # And no evidence of a mass failure.
+
+
+def test_the_rotated_token_is_stored_before_anything_else_is_done(
+    user, connect, garmin, monkeypatch
+):
+    """Whatever ends the process after Garmin's answer finds the row written."""
+    old = json.loads(connect(user, access_expired=True))
+
+    def end(engine):
+        raise SystemExit
+
+    monkeypatch.setattr("garmin_auth.sessions.evidence.accepted", end)
+    with pytest.raises(SystemExit):
+        use(user)
+
+    monkeypatch.undo()
+    assert json.loads(stored(user))["di_refresh_token"] != old["di_refresh_token"]
+    assert use(user) == EMAIL
 
 
 @pytest.mark.parametrize(
@@ -234,6 +255,42 @@ def test_killed_while_garmin_is_asked_the_session_lives(user, connect, garmin, s
     assert use(user) == EMAIL
 
 
+def test_a_holder_that_was_asleep_when_its_lease_ended_stores_what_it_got(
+    user, connect, garmin, start_python
+):
+    """Such as while its virtual machine moves: who took over was refused for the holder's sake."""
+    connect(user, access_expired=True)
+    garmin.latency = 1
+    connections.close_all()
+    process = start_python("-c", f"import django; django.setup()\n{USE}")
+    wait_for(lambda: garmin.counts["di_refresh"] == 1)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(1.5)  # Garmin has answered, and rotated the token.
+    garmin.latency = 0
+    states.update(lease_expires_at=None)
+
+    with pytest.raises(GarminUnavailable):
+        use(user)
+    process.send_signal(signal.SIGCONT)
+    output, errors = process.communicate(timeout=60)
+
+    assert output.strip() == EMAIL, errors
+    garmin.expire_access_tokens(EMAIL)
+    assert use(user) == EMAIL
+
+
+def test_a_session_whose_token_a_killed_holder_took_along_is_cleared_at_the_next_refusal(
+    user, connect, garmin
+):
+    connect(user, access_expired=True)
+    garmin.revoke(EMAIL)
+    states.update(lease_owner="killed")
+
+    found = [check_session(user).outcome for _ in range(2)]
+
+    assert found == [Outcome.UNKNOWN, Outcome.EXPIRED]
+
+
 def test_a_dropped_database_connection_does_not_cost_the_rotated_token(user, connect, garmin):
     """On SQLite there is nobody who could drop it."""
     connection = connections["default"]
@@ -271,6 +328,74 @@ def test_a_dropped_database_connection_does_not_cost_the_rotated_token(user, con
     assert use(user) == EMAIL
 
 
+class Line:
+    """A TCP line to the database, which can be cut."""
+
+    def __init__(self, host, port):
+        self._database, self._ends, self._is_cut = (host, port), [], False
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):  # It is closed.
+            while True:
+                near, _ = self._listener.accept()
+                if self._is_cut:
+                    near.close()
+                    continue
+                far = socket.create_connection(self._database)
+                self._ends += [near, far]
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    @staticmethod
+    def _carry(source, target):
+        with contextlib.suppress(OSError):  # It is cut.
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def cut(self):
+        self._is_cut = True
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self):
+        self._is_cut = False
+
+    def close(self):
+        self.cut()
+        self._listener.close()
+
+
+def test_a_database_that_is_away_for_a_moment_does_not_cost_the_rotated_token(
+    user, connect, garmin, start_python
+):
+    """Such as in a failover. On SQLite there is nobody who could be away."""
+    database = connections["default"].settings_dict
+    if connections["default"].vendor == "sqlite":
+        pytest.skip("SQLite has no connection to lose")
+    connect(user, access_expired=True)
+    garmin.latency = 1
+    line = Line(database["HOST"], database["PORT"])
+    ports = {"PGPORT": str(line.port), "MYSQL_PORT": str(line.port)}
+    process = start_python("-c", f"import django; django.setup()\n{USE}", **ports)
+    wait_for(lambda: garmin.counts["di_refresh"] == 1)
+
+    line.cut()
+    time.sleep(4)
+    line.mend()
+    output, errors = process.communicate(timeout=60)
+    line.close()
+
+    assert output.strip() == EMAIL, errors
+    garmin.latency = 0
+    garmin.expire_access_tokens(EMAIL)
+    assert use(user) == EMAIL
+
+
 def test_garths_alarm_is_not_lifted_by_an_accepted_garminconnect_refresh(
     user, connect, garmin, settings, django_user_model
 ):
@@ -303,6 +428,33 @@ def test_an_import_is_checked_and_stored(user, garmin):
     assert stored(user) != data  # Refreshed on the way, and the rotated token stored.
     assert use(user) == EMAIL
     assert state_of(user).session_ends_at is None
+
+
+def test_an_import_that_was_refreshed_survives_a_fault_of_its_check(user, garmin):
+    """Its refresh has rotated the token: what was imported could not be imported again."""
+    garmin.add_account(EMAIL, PASSWORD)
+    data = garmin.issue_session(EMAIL, engine="garminconnect", access_expired=True)
+    garmin.fail("api", "status", status=503)
+
+    import_session(user, data, engine="garminconnect", check=True)
+
+    assert garmin.counts["di_refresh"] == 1
+    assert state_of(user).last_validated is None
+    assert use(user) == EMAIL
+
+
+def test_an_import_whose_check_fails_before_a_refresh_stores_nothing(user, garmin):
+    garmin.add_account(EMAIL, PASSWORD)
+    garmin.fail("api", "status", status=503)
+
+    with pytest.raises(GarminUnavailable):
+        import_session(
+            user,
+            garmin.issue_session(EMAIL, engine="garminconnect"),
+            engine="garminconnect",
+            check=True,
+        )
+    assert state_of(user) is None
 
 
 def test_a_session_of_nulls_is_unreadable_and_kept(user, connect):

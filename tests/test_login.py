@@ -1,6 +1,8 @@
+import contextlib
 import json
 
 import pytest
+from django.core.cache.backends.locmem import LocMemCache
 from django.db import transaction
 from django.dispatch import Signal
 from django.utils import timezone
@@ -189,6 +191,31 @@ def test_an_accepted_code_that_garmin_does_not_finish_is_spent(user, pending, ga
     assert pending_login(user) is None
 
 
+class CacheThatGoesAway(LocMemCache):
+    """A cache like a Redis that is not there any more once Garmin has issued tokens."""
+
+    garmin = None
+
+    def validate_key(self, key):
+        if self.garmin.counts["exchange"]:
+            raise ConnectionError("The cache is away.")
+        super().validate_key(key)
+
+
+@pytest.mark.parametrize("mfa", [False, True])
+def test_a_cache_that_is_away_does_not_cost_the_session(user, garmin, settings, monkeypatch, mfa):
+    garmin.add_account(EMAIL, PASSWORD, mfa=mfa)
+    monkeypatch.setattr(CacheThatGoesAway, "garmin", garmin)
+    path = f"{__name__}.{CacheThatGoesAway.__name__}"
+    settings.CACHES = {"default": {"BACKEND": path, "LOCATION": f"goes away {mfa}"}}
+
+    with contextlib.suppress(ConnectionError):
+        start_login(user, EMAIL, PASSWORD)
+        submit_mfa(user, garmin.mfa_code(EMAIL))
+
+    assert account_of(user).connected
+
+
 def test_a_code_works_once(user, pending, garmin):
     code = garmin.mfa_code(EMAIL)
     submit_mfa(user, code)
@@ -236,8 +263,9 @@ def test_the_working_session_stays_until_the_new_one_is_stored(user, connect, ga
     assert account_of(user).name == "mfa@example.com"
 
 
-def test_a_damaged_challenge_is_as_good_as_gone(user, pending):
-    GarminAuthenticationState.objects.update(mfa_challenge="not JSON")
+@pytest.mark.parametrize("challenge", ["not JSON", "[]", "{}", '{"engine": "garth"}'])
+def test_a_damaged_challenge_is_as_good_as_gone(user, pending, challenge):
+    GarminAuthenticationState.objects.update(mfa_challenge=challenge)
 
     with pytest.raises(ChallengeExpired):
         submit_mfa(user, WRONG)

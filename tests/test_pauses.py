@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.core.cache import cache
@@ -81,6 +82,34 @@ def test_a_success_after_the_pause_forgets_it(user, connect, garmin):
 
     pauses.begin(pauses.SITE, None)
     assert pauses.seconds_left(pauses.SITE) == pauses.FIRST
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_success_that_was_under_way_does_not_end_the_pause(user, other_user, connect, garmin):
+    connect(user)
+    connect(other_user, "ben@example.com")
+    call(user)  # garth has been imported.
+    garmin.set_latency(1)
+    before = garmin.counts["api"]
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(call_and_close, other_user)
+        while garmin.counts["api"] == before:
+            time.sleep(0.01)
+        garmin.set_latency(0)
+        garmin.fail("api", "rate_limited", retry_after=300)
+        with pytest.raises(RateLimited):
+            call(user)
+
+        assert under_way.result()["userName"] == "ben@example.com"
+
+    assert pauses.seconds_left(pauses.SITE) > 290
+
+
+def call_and_close(user):
+    try:
+        return call(user)
+    finally:
+        connections.close_all()
 
 
 def test_pauses_grow_up_to_the_longest():
@@ -270,6 +299,34 @@ def test_a_double_click_with_a_wrong_password_says_so_twice(user, account, garmi
 
     assert [type(result) for result in results] == [InvalidCredentials] * 2
     assert garmin.counts["login"] == 1
+
+
+class OwnError(GarminUnavailable):
+    """An exception of a third engine's, which no cache can hold."""
+
+    def __init__(self, email, password):
+        super().__init__(f"{email} {password}")
+        self.lock = threading.Lock()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_double_click_gets_a_third_engines_own_failure_twice(user, garmin, monkeypatch, cached):
+    def login(engine, email, password):
+        time.sleep(1)
+        raise OwnError(email, password)
+
+    monkeypatch.setattr("garmin_auth.engines.garth.GarthEngine.login", login)
+    # In files, two that come at the very same time may both be the first.
+    clicks = iter([0, 0.3])
+
+    def click():
+        time.sleep(next(clicks))
+        return start_login(user, EMAIL, PASSWORD)
+
+    results = in_threads(2, click)
+
+    assert {type(result) for result in results} == {OwnError, GarminUnavailable}
+    assert [text for text in cached() if PASSWORD in text or EMAIL in text] == []
 
 
 @pytest.mark.django_db(transaction=True)

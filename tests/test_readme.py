@@ -81,3 +81,10 @@ def test_every_key_of_the_json_is_documented():
     text = section("Check the sessions from cron")
 
     assert all(f"`{key}`" in text for key in Report().as_dict())
+
+
+def test_links_within_the_readme_lead_somewhere():
+    headings = re.findall(r"^#+ (.+)$", README, re.M)
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
+
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors

@@ -163,18 +163,21 @@ def unpacked(text):
     return "\n".join([text, *decoded])
 
 
-def is_in(value, kind, text):
-    if kind == CODE:
+class Text:
+    """What was seen in one place. It may be long, and is asked for many values."""
+
+    def __init__(self, text):
+        self._text = text
         # Not the microseconds of a time, as written or in a variable's repr().
-        text = re.sub(r"datetime\.datetime\([^)]*\)", "", text)
-        return bool(
-            re.search(rf"(?<![0-9A-Za-z_])(?<!\d\.){re.escape(value)}(?![0-9A-Za-z_])", text)
-        )
-    escaped = json.dumps(value)[1:-1]
-    return any(
-        form in text
-        for form in {value, quote(value), quote_plus(value), html.escape(value), escaped}
-    )
+        rest = re.sub(r"datetime\.datetime\([^)]*\)", "", text)
+        self._codes = set(re.findall(r"(?<![0-9A-Za-z_])(?<!\d\.)\d{6}(?![0-9A-Za-z_])", rest))
+
+    def has(self, value, kind):
+        if kind == CODE:
+            return value in self._codes
+        escaped = json.dumps(value)[1:-1]
+        forms = {value, quote(value), quote_plus(value), html.escape(value), escaped}
+        return any(form in self._text for form in forms)
 
 
 def database_places():
@@ -388,9 +391,9 @@ class Hunt:
             texts[place, allowed].append(text)
         found = set()
         for (place, allowed), parts in texts.items():
-            text = unpacked("\n".join(dict.fromkeys(parts)))
+            text = Text(unpacked("\n".join(dict.fromkeys(parts))))
             for value, kind in self.tap.values.items():
-                if kind not in allowed and is_in(value, kind, text):
+                if kind not in allowed and text.has(value, kind):
                     found.add((place, kind))
         return sorted(found)
 
@@ -999,4 +1002,4 @@ def test_a_login_tells_the_hunt_every_kind_of_secret(hunt, kind):
     ],
 )
 def test_a_code_is_found_as_a_whole_word(text, found):
-    assert is_in("123456", CODE, text) is found
+    assert Text(text).has("123456", CODE) is found

@@ -229,6 +229,22 @@ def test_no_session_is_opened_inside_a_transaction(user, connect):
 
 
 @pytest.mark.django_db(transaction=True)
+def test_no_session_is_opened_without_autocommit(user, connect, garmin):
+    """The lease would be a row lock while Garmin is asked, and a rollback would lose the token."""
+    connect(user, access_expired=True)
+
+    transaction.set_autocommit(False)
+    try:
+        with pytest.raises(RuntimeError, match="garmin_client"), garmin_client(user) as client:
+            client.connectapi(PROFILE)
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+
+    assert sum(garmin.counts.values()) == 0
+
+
+@pytest.mark.django_db(transaction=True)
 def test_refresh_and_death_send_their_signals(user, connect, garmin):
     names = []
 

@@ -1,25 +1,19 @@
-"""The checks as Celery tasks: on real brokers, with worker processes that are killed.
+"""The checks as Celery tasks, message by message.
 
-The first half reads the messages from a broker in memory and lets Celery's own tracer run them, as a
-worker does. The second half starts workers, on Redis and on RabbitMQ.
+The messages go through a broker in memory, and Celery's own tracer runs them, as a worker does.
+test_celery_workers.py has the workers.
 """
 
 import contextlib
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.core.cache import cache
 from django.core.management import CommandError, call_command
 from django.db import connection, connections
 from django.test.utils import CaptureQueriesContext
@@ -31,41 +25,12 @@ from garmin_auth.login import disconnect
 from garmin_auth.models import GarminAuthenticationState, Status
 from garmin_auth.rates import reserve_turn
 
-from . import services
-from .conftest import ROOT, child_environment, needs_redis, raw_row, state_of
+from . import celery_app
+from .conftest import raw_row, state_of
 from .test_models import spoil
-
-celery_app = pytest.importorskip("tests.celery_app")
 
 pytestmark = pytest.mark.django_db(transaction=True)
 states = GarminAuthenticationState.objects
-ON_EACH_BROKER = [
-    pytest.param(
-        name,
-        marks=pytest.mark.skipif(
-            bool(services.why_not_broker(name)), reason=f"{name}: {services.why_not_broker(name)}"
-        ),
-    )
-    for name in services.BROKERS
-]
-
-
-def connected(django_user_model, connect, names, **options):
-    users = [django_user_model.objects.create_user(name) for name in names]
-    for user in users:
-        connect(user, f"{user.username}@example.com", **options)
-    return users
-
-
-@pytest.fixture
-def people(django_user_model, connect):
-    """Return so many connected users."""
-
-    def people(number, **options):
-        names = [f"user{n:04}" for n in range(number)]
-        return connected(django_user_model, connect, names, **options)
-
-    return people
 
 
 def key_of(user):
@@ -111,8 +76,9 @@ class Message:
 
 
 @pytest.fixture
-def queue():
+def queue(monkeypatch):
     """Take all messages from the queue, in the order they were sent."""
+    monkeypatch.setattr(tasks, "HOLD", 0)
 
     def take():
         messages = []
@@ -249,7 +215,7 @@ def test_a_pause_puts_the_check_off_until_it_is_over(user, connect, message, que
     (again,) = queue()
     assert 110 < again.countdown < 160
     assert garmin.counts["api"] == 0
-    pauses.end(pauses.SITE)
+    cache.clear()  # It is over.
     assert again.deliver()[1]["outcome"] == "active"
 
 
@@ -262,7 +228,7 @@ def test_a_long_pause_is_looked_at_again_before_a_broker_takes_the_message_for_l
     message(user).deliver()
 
     (again,) = queue()
-    assert 700 < again.countdown <= tasks.LONGEST_COUNTDOWN
+    assert 700 < again.countdown <= tasks.LONGEST_WAIT
 
 
 def test_a_rate_limit_puts_the_check_off(user, connect, message, queue, garmin):
@@ -273,7 +239,7 @@ def test_a_rate_limit_puts_the_check_off(user, connect, message, queue, garmin):
 
     (again,) = queue()
     assert 290 < again.countdown < 360
-    pauses.end(pauses.SITE)
+    cache.clear()  # It is over.
     assert again.deliver()[1]["outcome"] == "active"
 
 
@@ -358,8 +324,7 @@ def test_what_does_not_pass_is_not_tried_again(
     elif fate == "bug":
         monkeypatch.setattr("garmin_auth.sessions.pauses.respect", lambda scope: 1 / 0)
     else:
-        for number, other in enumerate(people(2)):
-            states.filter(user=other).update(refused_at=timezone.now(), engine="garth")
+        states.filter(user__in=people(2)).update(refused_at=timezone.now(), engine="garth")
         garmin.revoke("ana@example.com")
 
     state, result = message(user).deliver()
@@ -371,7 +336,7 @@ def test_what_does_not_pass_is_not_tried_again(
     assert queue() == []
 
 
-def test_a_turn_within_a_second_is_waited_for(user, connect, message, queue, settings):
+def test_a_turn_is_waited_for(user, connect, message, queue, settings):
     settings.GARMIN_AUTH_CHECK_RATE = 2
     connect(user)
 
@@ -390,41 +355,47 @@ def tasks_result(message):
     return result["outcome"]
 
 
-def test_a_later_turn_is_reserved_and_the_message_waits(user, connect, message, queue, settings):
-    settings.GARMIN_AUTH_CHECK_RATE = 0.1
-    connect(user)
-    message(user).deliver()
-    queue()
-
-    assert message(user).deliver()[0] == "RETRY"
-
-    (again,) = queue()
-    assert again.kwargs["turn_at"] == pytest.approx(time.time() + again.countdown, abs=1)
-    assert 5 < again.countdown < 21
-
-
-def test_a_turn_that_was_reserved_is_used(user, connect, message, queue, settings, garmin):
-    settings.GARMIN_AUTH_CHECK_RATE = 0.01
-    connect(user)
-    sent = message(user)
-    sent.kwargs["turn_at"] = time.time() - 1
-
-    assert sent.deliver()[1]["outcome"] == "active"
-
-
 def test_without_a_turn_in_sight_the_message_is_looked_at_again(
     user, connect, message, queue, settings
 ):
     settings.GARMIN_AUTH_CHECK_RATE = 0.01
     connect(user)
-    while reserve_turn(tasks.LONGEST_COUNTDOWN + 60):
+    while reserve_turn(tasks.LONGEST_WAIT + 60):
         pass
 
     assert message(user).deliver()[0] == "RETRY"
 
     (again,) = queue()
-    assert "turn_at" not in again.kwargs
-    assert 700 < again.countdown <= tasks.LONGEST_COUNTDOWN
+    assert 700 < again.countdown <= tasks.LONGEST_WAIT
+
+
+def test_putting_off_takes_a_while_so_that_few_lie_in_the_workers_memory(
+    user, connect, message, queue, monkeypatch
+):
+    monkeypatch.setattr(tasks, "HOLD", 0.5)
+    connect(user)
+    pauses.begin(pauses.SITE, 120)
+    began = time.monotonic()
+
+    message(user).deliver()
+
+    assert time.monotonic() - began >= 0.5
+    assert len(queue()) == 1
+
+
+@pytest.mark.parametrize(
+    "check",
+    [tasks.check_session, lambda pk: tasks.check_session.apply((pk,)).get()],
+    ids=["as a function", "eagerly"],
+)
+def test_without_a_message_it_checks_at_once_and_tries_nothing_again(user, connect, queue, check):
+    connect(user)
+    pauses.begin(pauses.SITE, 120)
+
+    assert check(key_of(user))["outcome"] == "unknown"
+    cache.clear()  # The pause is over.
+    assert check(key_of(user))["outcome"] == "active"
+    assert queue() == []
 
 
 # Fan-out
@@ -515,8 +486,9 @@ def test_batches_are_bounded(people, queue, monkeypatch):
     assert len(set(sent_to(queue()))) == 5
 
 
-def test_a_fan_out_costs_four_queries_for_each_batch(people, queue, monkeypatch):
+def test_a_fan_out_costs_four_queries_for_each_batch(people, queue, garmin, monkeypatch):
     def queries(number):
+        garmin.reset()
         people(number)
         with CaptureQueriesContext(connection) as captured:
             tasks.check_due_sessions()
@@ -672,263 +644,3 @@ def test_from_a_shell_without_a_broker_it_exits_1_and_gives_the_sessions_back(
     assert errors.startswith("CommandError: Celery's broker cannot be reached: ")
     assert "Traceback" not in errors
     assert states.claimed_checks() == 0
-
-
-# Workers, on real brokers
-
-LOG = """
-LOGGING = {{
-    "version": 1,
-    "formatters": {{"line": {{"format": "%(message)s"}}}},
-    "handlers": {{"file": {{
-        "class": "logging.FileHandler", "filename": {path!r}, "formatter": "line"
-    }}}},
-    "loggers": {{"garmin_auth": {{"handlers": ["file"], "level": "INFO"}}}},
-}}
-"""
-
-
-class Site:
-    """A site on a broker of its own, with worker processes."""
-
-    def __init__(self, environment, folder):
-        self.environment, self.folder = environment, folder
-        self.log = folder / "garmin_auth.log"
-        self.processes = []
-
-    def start_worker(self, concurrency=2):
-        """Start a worker in a process group of its own."""
-        output = open(self.folder / f"worker{len(self.processes)}.log", "w")  # noqa: SIM115
-        process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "tests.celery_app", "worker"]
-            + ["--concurrency", str(concurrency), "--loglevel", "INFO"]
-            + ["--hostname", f"{len(self.processes)}@%h"]
-            + ["--without-gossip", "--without-mingle", "--without-heartbeat"],
-            cwd=ROOT,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-        output.close()
-        self.processes.append(process)
-        self.wait_for(lambda: " ready." in self.said(process))
-        return process
-
-    def said(self, process):
-        """What a worker has printed."""
-        return (self.folder / f"worker{self.processes.index(process)}.log").read_text()
-
-    def enqueue(self):
-        """Enqueue all that is due from a shell, and return how many that was."""
-        process = subprocess.run(
-            [sys.executable, "manage.py", "check_garmin_sessions", "--enqueue"]
-            + ["--format", "json"],
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert process.returncode == 0, process.stderr
-        return json.loads(process.stdout)["enqueued"]
-
-    def deaths(self):
-        """The users whose session_expired was announced, once for each time."""
-        return re.findall(r"session_expired user=(\S+)", self.log.read_text())
-
-    def wait_for(self, condition, seconds=40):
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, self.said(self.processes[-1])
-            time.sleep(0.05)
-
-    def kill(self, process):
-        """Kill a worker with all of its children, as a machine that fails does."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-    @staticmethod
-    def a_child_of(process):
-        """The process id of one of a worker's children."""
-        with open(f"/proc/{process.pid}/task/{process.pid}/children") as children:
-            return int(children.read().split()[-1])
-
-
-@pytest.fixture
-def start_site(garmin, site, tmp_path, request):
-    """Return a site whose Celery is on the named broker; it leaves nothing there."""
-    started = []
-
-    def start_site(broker, *lines):
-        queue, url = f"garmin_auth_test_{uuid4().hex}", services.BROKERS[broker]
-        cache = f"CACHES = {{'default': {shared_cache(broker, url, queue, tmp_path)!r}}}"
-        log = LOG.format(path=str(tmp_path / "garmin_auth.log"))
-        environment = {
-            **child_environment(garmin),
-            **site("import tests.celery_app", cache, log, *lines),
-            "GARMIN_AUTH_TEST_BROKER": url,
-            "GARMIN_AUTH_TEST_QUEUE": queue,
-            "GARMIN_AUTH_TEST_PARENT": str(os.getpid()),
-        }
-        (tmp_path / "garmin_auth.log").touch()
-        new = Site(environment, tmp_path)
-        started.append((new, url, queue))
-        return new
-
-    yield start_site
-    for old, url, queue in started:
-        for process in old.processes:
-            old.kill(process)
-        forget(url, queue)
-
-
-def shared_cache(broker, url, prefix, folder):
-    if broker == "redis":
-        backend = "django.core.cache.backends.redis.RedisCache"
-        return {"BACKEND": backend, "LOCATION": url, "KEY_PREFIX": prefix}
-    backend = "django.core.cache.backends.filebased.FileBasedCache"
-    return {"BACKEND": backend, "LOCATION": str(folder / "cache")}
-
-
-def forget(url, queue):
-    """Remove what a run has left at the broker."""
-    from kombu import Connection
-
-    if url.startswith("redis"):
-        import redis
-
-        with redis.Redis.from_url(url) as client:
-            for key in client.scan_iter(match=f"{queue}:*"):
-                client.delete(key)
-        return
-    with Connection(url) as broker:
-        broker.default_channel.queue_delete(queue)
-        broker.default_channel.exchange_delete(queue)
-
-
-@pytest.fixture
-def dying(people, garmin):
-    """So many users with an expired access token, every eighth of whom Garmin has ended.
-
-    Between two of those Garmin accepts others, so that it is no mass failure.
-    """
-
-    def dying(number):
-        users = people(number, access_expired=True)
-        dead = users[4::8]
-        for user in dead:
-            garmin.revoke(f"{user.username}@example.com")
-        return users, dead
-
-    return dying
-
-
-def all_checked():
-    # A worker writes meanwhile: no connection of this process may hold it up.
-    return not states.filter(last_checked_at=None).exists()
-
-
-@pytest.mark.parametrize("broker", ON_EACH_BROKER)
-def test_a_worker_killed_in_mid_run_loses_no_message_and_no_session_dies_twice(
-    broker, start_site, dying, garmin
-):
-    users, dead = dying(40)
-    site = start_site(broker)
-    first = site.start_worker()
-    garmin.latency = 0.1
-    assert site.enqueue() == 40
-    site.wait_for(lambda: garmin.counts["api"] >= 10)
-
-    site.kill(first)
-    done = states.exclude(last_checked_at=None).count()
-    assert 0 < done < 40
-    site.start_worker()
-    site.wait_for(all_checked)
-
-    assert set(states.with_session().values_list("user", flat=True)) == {
-        user.pk for user in users if user not in dead
-    }
-    deaths = Counter(site.deaths())
-    assert set(deaths.values()) == {1}
-    assert set(deaths) <= {str(user.pk) for user in dead}
-    # One that died in the very moment of the kill may not have been announced.
-    assert len(deaths) >= len(dead) - 2
-    assert states.claimed_checks() == 0
-
-
-@pytest.mark.parametrize("broker", ON_EACH_BROKER)
-def test_a_child_that_is_killed_loses_no_message(broker, start_site, dying, garmin):
-    _, dead = dying(24)
-    site = start_site(broker)
-    worker = site.start_worker()
-    garmin.latency = 0.1
-    site.enqueue()
-    site.wait_for(lambda: garmin.counts["api"] >= 6)
-
-    os.kill(site.a_child_of(worker), signal.SIGKILL)
-    site.wait_for(all_checked)
-
-    assert max(Counter(site.deaths()).values()) == 1
-    assert states.with_session().count() == 24 - len(dead)
-
-
-@needs_redis
-def test_every_message_twice_checks_every_session_once(start_site, people, garmin):
-    people(20)
-    site = start_site("redis")
-    site.enqueue()
-    states.update(check_run="", check_expires_at=None)
-    assert site.enqueue() == 20
-
-    # One child: two deliveries of the same at the same moment may both ask.
-    site.start_worker(concurrency=1)
-    site.wait_for(lambda: len(re.findall(r"succeeded in", site.said(site.processes[0]))) == 40)
-
-    assert garmin.counts["api"] == 20
-    assert site.said(site.processes[0]).count("'outcome': 'skipped'") == 20
-
-
-@needs_redis
-def test_the_rate_holds_over_two_workers(start_site, people, garmin):
-    people(31)
-    site = start_site("redis", "GARMIN_AUTH_CHECK_RATE = 10")
-    site.start_worker()
-    site.start_worker()
-    began = time.monotonic()
-    site.enqueue()
-    site.wait_for(all_checked)
-
-    assert time.monotonic() - began >= 3
-    assert garmin.counts["api"] == 31
-    shares = [site.said(process).count("'outcome': 'active'") for process in site.processes]
-    assert min(shares) > 0
-
-
-@needs_redis
-def test_a_pause_that_one_worker_meets_is_kept_by_the_other(start_site, people, garmin):
-    people(10)
-    site = start_site("redis")
-    garmin.fail("api", "rate_limited", retry_after=100)
-    first, second = site.start_worker(concurrency=1), site.start_worker(concurrency=1)
-
-    site.enqueue()
-    site.wait_for(
-        lambda: sum(site.said(one).count(" retry: ") for one in (first, second)) >= 10,
-    )
-
-    # At most one call of each worker was under way when Garmin said so.
-    assert garmin.counts["api"] <= 2
-
-
-@needs_redis
-def test_a_worker_ends_with_the_process_that_started_it(start_site):
-    site = start_site("redis")
-    site.environment["GARMIN_AUTH_TEST_PARENT"] = "1"
-    with pytest.raises(AssertionError):
-        site.start_worker()
-
-    assert site.processes[0].wait(10) == -signal.SIGKILL

@@ -1,5 +1,11 @@
-"""Engines speak to Garmin; which one wrote a session stands in its row."""
+"""Engines speak to Garmin; which one wrote a session stands in its row.
 
+What is to be known of the built-in ones before they are imported, which is slow, stands here too.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -9,6 +15,7 @@ from django.utils.module_loading import import_string
 
 from ..conf import conf
 from ..deferred import deferred
+from . import garminconnect_limits
 from .requirements import Needs
 
 if TYPE_CHECKING:
@@ -23,13 +30,23 @@ BUILT_IN = {
 }
 # What the built-in engines are built on, and the commands that install it.
 NEEDS = {
-    BUILT_IN["garth"]: Needs({"garth": "0.8.0"}, 'pip install "garth>=0.8.0,<0.9"'),
+    BUILT_IN["garth"]: Needs(
+        {"garth": "0.8.0"},
+        'pip install "garth>=0.8.0,<0.9"',
+        instead="garminconnect",
+    ),
     BUILT_IN["garminconnect"]: Needs(
         {"garminconnect": "0.3.20", "curl_cffi": "0.15"},
         'pip install --upgrade "django-garmin-auth[garminconnect]"',
         python=(3, 12),
     ),
 }
+# The settings that an engine cannot follow.
+LIMITS: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {
+    BUILT_IN["garminconnect"]: garminconnect_limits.limits,
+}
+# What the libraries read from the environment for clients of their own, and ours do not.
+VARIABLES = re.compile("GARTH_.*|GARMINTOKENS", re.IGNORECASE)
 
 
 def known_engines() -> dict[str, str]:
@@ -100,6 +117,45 @@ def is_installed(name: str) -> bool:
         name: the engine's name, as stored.
     """
     return name in known_engines() and not what_is_missing(name)
+
+
+def remedy(name: str) -> str:
+    """Say how an engine comes to be installed.
+
+    Args:
+        name: the engine's name; it need not be known.
+    """
+    path = known_engines().get(name)
+    if path is None:
+        return "Name its dotted path in GARMIN_AUTH_ENGINES. Its users may also connect anew."
+    if path not in NEEDS:
+        return f"Install the package that has {path}, or correct GARMIN_AUTH_ENGINES."
+    needs = NEEDS[path]
+    if not needs.instead:
+        return needs.remedy()
+    return (
+        f"{needs.remedy()}. Or choose the engine whose new logins work, "
+        f'GARMIN_AUTH_ENGINE = "{needs.instead}". {NEEDS[BUILT_IN[needs.instead]].remedy()}'
+    )
+
+
+def limits(name: str) -> list[tuple[str, str]]:
+    """Return which settings an engine cannot follow: sentences, each with what to do about it.
+
+    An engine of the site's own brings a system check of its own for that.
+
+    Args:
+        name: the engine's name; it need not be known.
+
+    Raises:
+        ImproperlyConfigured: a setting cannot be used.
+    """
+    return list(LIMITS.get(known_engines().get(name, ""), tuple)())
+
+
+def foreign_variables() -> list[str]:
+    """Return the names of the environment's variables that no engine follows, though one might."""
+    return sorted(name for name in os.environ if VARIABLES.fullmatch(name))
 
 
 @lru_cache

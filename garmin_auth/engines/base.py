@@ -55,6 +55,7 @@ class Challenge:
 
     Args:
         state: all that any process needs to go on, as JSON-compatible data; never the password.
+            It is the engine's own: nobody else looks into it.
         sent_to: where Garmin sent the code, masked by Garmin; "" if it did not say.
     """
 
@@ -92,6 +93,7 @@ class Engine(ABC):
         name: the short name that rows store, at most 50 characters.
         slow_login: whether a login may take longer than a web request should. The pages then run
             it outside the request, and show that it is under way.
+        rotates: whether ``refresh`` makes the session data before it worthless.
         login_timeout: seconds within which ``login`` ends.
         login_note: what users should know before they log in, in translated sentences; "" if
             nothing. The login page shows it.
@@ -99,6 +101,7 @@ class Engine(ABC):
 
     name: str
     slow_login: bool = False
+    rotates: bool = False
     login_note: Any = ""
 
     @property
@@ -130,7 +133,8 @@ class Engine(ABC):
             code: what the user typed.
 
         Returns:
-            The session, or, where the code was wrong, the challenge as it is for the next try.
+            The session, or, where the code was wrong, the challenge as it is for the next try, with
+            the cookies that this answer has set. Its ``sent_to`` may be "": it is known already.
 
         Raises:
             LoginRejected: a subclass, as Garmin says; the challenge has ended.
@@ -163,8 +167,9 @@ class Engine(ABC):
 
         Args:
             session_data: the stored session.
-            renew: called when the access token has expired or is refused; returns fresh session
-                data, or raises.
+            renew: to be called when the access token has expired, or an API call was answered 401,
+                which is then repeated once. Returns fresh session data, already stored, or raises;
+                the client must not call ``refresh`` itself.
             before: called before each API call; may raise, and then Garmin is not asked.
             after: called with the error of each API call, None for a success.
 

@@ -25,4 +25,9 @@ def clean(call: Callable[[], T]) -> T:
     except GarminAuthError as exc:
         error = exc.with_traceback(None)
     error.__cause__ = error.__context__ = None
-    raise error
+    try:
+        raise error
+    finally:
+        # SECURITY: it would hold this frame, and this frame it: a cycle, in which the password in
+        # the callers' frames would outlive the call until the next garbage collection.
+        del error

@@ -4,11 +4,12 @@ curl_cffi speaks through libcurl, which follows the environment (``HTTPS_PROXY``
 ``CURL_CA_BUNDLE``) wherever it is told nothing. Here it is told everything.
 """
 
+import os
 from typing import Any
 from urllib.parse import urljoin
 
 import certifi
-from curl_cffi import CurlOpt
+from curl_cffi import Curl, CurlOpt
 from curl_cffi import requests as curl_requests
 
 from ..conf import conf
@@ -20,6 +21,19 @@ from .transport import require_garmin
 
 REDIRECTS = 5
 REDIRECT_STATUSES = (301, 302, 303, 307, 308)
+
+
+def _log_no_keys() -> None:
+    """Let libcurl make its first handle, when it looks once whether to log the keys of TLS."""
+    path = os.environ.pop("SSLKEYLOGFILE", None)
+    try:
+        Curl().close()
+    finally:
+        if path is not None:
+            os.environ["SSLKEYLOGFILE"] = path
+
+
+_log_no_keys()
 
 
 class CurlSession(curl_requests.Session):

@@ -7,11 +7,13 @@ Its logins pass where garth's are refused, by looking like a phone's and a brows
 
 import base64
 import binascii
+import gc
 import json
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.views.decorators.debug import sensitive_variables
+from garminconnect.client import LOGIN_DELAY_MAX_S
 
 from ..conf import DOMAINS, conf
 from ..exceptions import (
@@ -31,7 +33,7 @@ from .redaction import guard_loggers, redaction
 
 guard_loggers()
 
-# Seconds for a login with all its flows and pauses.
+# Seconds in which a login, with all its flows and pauses, may send a request.
 LOGIN_TIMEOUT = 180
 FIELDS = ("di_token", "di_refresh_token", "di_client_id")
 TOKEN_FILE = "garmin_tokens.json"  # noqa: S105 - the library's name for it
@@ -65,14 +67,20 @@ class GarminConnectEngine(Engine):
 
     name = "garminconnect"
     slow_login = True
+    rotates = True
 
     @property
     def login_timeout(self) -> float:
-        return LOGIN_TIMEOUT
+        return LOGIN_TIMEOUT + LOGIN_DELAY_MAX_S  # A pause may begin at the last moment.
 
     @sensitive_variables()
     def login(self, email, password):
-        return clean(lambda: self._login(LoginClient(), email, password))
+        try:
+            return clean(lambda: self._login(LoginClient(), email, password))
+        finally:
+            # SECURITY: the library keeps what each flow has met in a variable of the very frame
+            # that met it: cycles, in which the password would outlive the login.
+            gc.collect()
 
     @sensitive_variables()
     def submit_code(self, state, code):

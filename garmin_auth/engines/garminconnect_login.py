@@ -46,9 +46,10 @@ WIDGET = "widget+cffi"
 # Seconds that the widget flow may take: four requests of 30, and a pause of 8.
 WIDGET_SECONDS = 4 * 30 + 8
 PROFILE_PATH = "/userprofile-service/socialProfile"
-# What of the library is overridden here although its name is private: without one of them, a new
-# release would go around our proxy, our deadline or our judgement, so it is refused instead.
+# What of the library is overridden although its name is private: without one of them, a new
+# release would go around our proxy, our deadline, our lease or our judgement, so it is refused.
 HOOKS = (
+    "_api_session",
     "_do_mobile_login",
     "_do_portal_web_login",
     "_establish_session",
@@ -57,11 +58,13 @@ HOOKS = (
     "_mfa_client_state",
     "_persist_tokens",
     "_refresh_di_token",
+    "_refresh_session",
     "_restore_mfa_state",
+    "_run_request",
     "_widget_request_mfa_code",
     "_widget_web_login",
 )
-if missing := [name for name in HOOKS if not hasattr(Client, name)]:
+if missing := [name for name in HOOKS if not hasattr(Client(), name)]:
     raise ImportError(f"this release of garminconnect is not known: it lacks {missing[0]}")
 
 

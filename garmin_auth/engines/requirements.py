@@ -15,11 +15,13 @@ class Needs(NamedTuple):
         distributions: their names, each with the oldest version that will do.
         command: what installs them.
         python: the oldest Python that they run on.
+        instead: the name of an engine to choose rather; "" for none.
     """
 
     distributions: dict[str, str]
     command: str
     python: tuple[int, int] = (3, 11)
+    instead: str = ""
 
     def missing(self) -> str:
         """Say what is missing or too old, as part of a sentence; "": nothing."""

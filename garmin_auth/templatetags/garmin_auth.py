@@ -91,6 +91,18 @@ def garmin_ago(moment: datetime) -> str:
     return ngettext("%(count)d day ago", "%(count)d days ago", days) % {"count": days}
 
 
+@register.filter(expects_localtime=False)
+def garmin_in(moment: datetime) -> str:
+    """Say in words how far off a moment is, or how long ago it was."""
+    hours = int((moment - timezone.now()).total_seconds() // 3600)
+    if hours < 0:
+        return garmin_ago(moment)
+    if hours < 24:
+        return gettext("within a day")
+    days = hours // 24
+    return ngettext("in %(count)d day", "in %(count)d days", days) % {"count": days}
+
+
 @register.simple_tag
 def garmin_asset(name: str) -> str:
     """Return the URL of our ``stylesheet`` or ``script``, which changes whenever the file does."""

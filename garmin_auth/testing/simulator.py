@@ -21,7 +21,7 @@ class GarminSimulator:
     It is reached through its proxy only (`settings` says how), so that the client under test
     talks TLS to sso.garmin.com and connectapi.garmin.com as it does in production. It connects to
     nothing itself, and refuses hosts that are not Garmin's. Other processes, forked ones too, steer
-    it with a `RemoteGarminSimulator`.
+    it with a `RemoteGarminSimulator`::
 
         with GarminSimulator() as garmin:
             garmin.add_account("ada@example.com", "correct horse", mfa=True)

@@ -13,8 +13,9 @@ from garmin_auth.checks import check_stored_engines, check_stored_sessions
 from garmin_auth.claims import due_sessions
 from garmin_auth.crew import sleep_until
 from garmin_auth.engines import is_installed
-from garmin_auth.health import Check, Outcome, Report, Stopped, check_sessions
+from garmin_auth.health import check_sessions
 from garmin_auth.models import GarminAuthenticationState
+from garmin_auth.reports import Check, Outcome, Report, Stopped
 
 from ._running import QuietCommand, interruptions, positive
 from ._users import user_named
@@ -22,7 +23,7 @@ from ._users import user_named
 EXIT_EXPIRED = 3
 EXIT_UNSURE = 4
 
-MAX_AGE = 3650 * 86_400  # seconds
+LONGEST = 3650 * 86_400  # seconds
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 STOPPED = {
     Stopped.RATE_LIMITED: "Garmin limits our requests now. Run it again later.",
@@ -35,7 +36,6 @@ STOPPED = {
 }
 # More threads than this wait for each other's Python rather than for Garmin.
 MAX_WORKERS = 256
-PERIODS = {"": 1, "s": 1, "m": 60, "h": 3600}
 # Names on standard error, for a mail that is still read.
 MAX_NAMES = 20
 
@@ -50,7 +50,7 @@ class Command(QuietCommand):
     def add_arguments(self, parser):
         parser.add_argument(
             "--max-age",
-            type=age,
+            type=duration,
             metavar="AGE",
             help="skip what was validated since: seconds, or 30m, 12h, 2d",
         )
@@ -70,7 +70,7 @@ class Command(QuietCommand):
         )
         parser.add_argument(
             "--jitter",
-            type=age,
+            type=duration,
             metavar="TIME",
             help="wait up to so long first, so that many sites do not begin on the hour",
         )
@@ -87,8 +87,9 @@ class Command(QuietCommand):
     ):
         self.format = format
         self.verbosity = options["verbosity"]
-        self.failed = defaultdict(list)
-        self.counts = Counter()
+        # Of each outcome: how many, and the first names. Results are not kept: they may be many.
+        self.counts, self.unsaid = Counter(), Counter()
+        self.names = defaultdict(list)
         self.warned_of_unreadable_rows = False
         if enqueue and (workers or rate or dry_run):
             raise CommandError(
@@ -106,8 +107,10 @@ class Command(QuietCommand):
                 wait = random.uniform(0, jitter.total_seconds())  # noqa: S311
                 sleep_until(time.monotonic() + wait, interrupted)
             if enqueue:
-                if not interrupted():
-                    self.say_what_was_enqueued(enqueued(max_age, person, limit))
+                self.say_what_was_enqueued(enqueued(max_age, person, limit, interrupted))
+                if interrupted():
+                    self.stderr.write(f"The run stopped early. {STOPPED[Stopped.SIGNAL]}")
+                    sys.exit(EXIT_UNSURE)
                 return
             with self.progress(due_sessions(max_age, person), limit) as self.bar:
                 report = check_sessions(
@@ -163,13 +166,13 @@ class Command(QuietCommand):
         from tqdm import tqdm
 
         total = 0
-        if visible := self.stderr.isatty() and self.format == "text" and self.verbosity:
+        if visible := sys.stderr.isatty() and self.format == "text" and self.verbosity:
             total = rows.count() if limit is None else min(limit, rows.count())
         # dynamic_ncols: terminals are resized; leave: the report says it all.
         return tqdm(
             total=total,
             disable=not visible,
-            file=self.stderr._out,
+            file=sys.stderr,
             unit=" sessions",
             dynamic_ncols=True,
             leave=False,
@@ -186,8 +189,7 @@ class Command(QuietCommand):
             {str(outcome): count for outcome, count in self.counts.items()}, refresh=False
         )
         self.bar.update()
-        if check.outcome in (Outcome.EXPIRED, Outcome.UNKNOWN, Outcome.UNREADABLE):
-            self.failed[check.outcome].append(check)
+        self.remember(check)
         if self.format == "json" or (self.verbosity < 2 and check.outcome is Outcome.ACTIVE):
             return
         style = {
@@ -196,6 +198,16 @@ class Command(QuietCommand):
         }.get(check.outcome, self.style.WARNING)
         why = f"  {check.error}" if check.error else "  refreshed" if check.refreshed else ""
         self.say(f"{style(f'{check.outcome:<10}')}  {check.user.get_username()}{why}")
+
+    def remember(self, check: Check):
+        """Remember whom to name at the end."""
+        if check.outcome is Outcome.UNREADABLE and (
+            self.warned_of_unreadable_rows or not is_installed(check.engine)
+        ):
+            return  # It has been said.
+        self.unsaid[check.outcome] += 1
+        if len(self.names[check.outcome]) < MAX_NAMES:
+            self.names[check.outcome].append(check.user.get_username())
 
     def print_report(self, report: Report):
         if self.format == "json":
@@ -224,21 +236,15 @@ class Command(QuietCommand):
             (Outcome.UNKNOWN, "These sessions could not be judged, and are kept: "),
             (Outcome.UNREADABLE, "These sessions cannot be opened, and are kept: "),
         ):
-            if outcome is Outcome.UNREADABLE and self.warned_of_unreadable_rows:
-                continue
-            checks = self.failed[outcome]
-            if outcome is Outcome.UNREADABLE:  # The others have been said, by their engine.
-                checks = [check for check in checks if is_installed(check.engine)]
-            if checks:
-                names = [check.user.get_username() for check in checks[:MAX_NAMES]]
-                more = len(checks) - len(names)
+            if names := self.names[outcome]:
+                more = self.unsaid[outcome] - len(names)
                 tail = f" and {more} more" if more else ""
                 self.stderr.write(sentence + ", ".join(names) + tail)
         if report.stopped:
             self.stderr.write(f"The run stopped early. {STOPPED[report.stopped]}")
 
 
-def enqueued(max_age, user, limit) -> int:
+def enqueued(max_age, user, limit, interrupted) -> int:
     """Hand the checks to Celery, and return how many. Raises CommandError."""
     try:
         from kombu.exceptions import OperationalError
@@ -251,7 +257,7 @@ def enqueued(max_age, user, limit) -> int:
             'Celery is not installed: pip install "django-garmin-auth[celery]"'
         ) from exc
     try:
-        return enqueue_due_sessions(max_age, user=user, limit=limit)
+        return enqueue_due_sessions(max_age, user=user, limit=limit, interrupted=interrupted)
     except (OperationalError, OSError) as exc:
         raise CommandError(
             f"Celery's broker cannot be reached: {exc}. Does the site's Celery app name it in "
@@ -266,16 +272,16 @@ def exit_code(report: Report) -> int:
     return EXIT_EXPIRED if report.expired else 0
 
 
-def age(text: str) -> timedelta:
-    """Read ``--max-age``: seconds, or a number with s, m, h or d."""
+def duration(text: str) -> timedelta:
+    """Read ``--max-age`` and ``--jitter``: seconds, or a number with s, m, h or d."""
     match = re.fullmatch(r"(\d{1,9})([smhd]?)", text.strip(), re.ASCII)
     if not match:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no age: write seconds, or a number with s, m, h or d, such as 12h"
+            f"{text!r} is no time: write seconds, or a number with s, m, h or d, such as 12h"
         )
     seconds = int(match[1]) * UNITS[match[2]]
-    if seconds > MAX_AGE:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than {MAX_AGE // UNITS['d']} days")
+    if seconds > LONGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {LONGEST // UNITS['d']} days")
     return timedelta(seconds=seconds)
 
 
@@ -294,4 +300,4 @@ def rate(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no rate: write checks a second, such as 5 or 0.5, or 5/s, 90/m, 600/h"
         )
-    return float(match[1]) / PERIODS[match[2] or ""]
+    return float(match[1]) / UNITS[match[2] or ""]

@@ -18,13 +18,14 @@ from ._users import user_named
 
 class Command(QuietCommand):
     help = (
-        "Store an existing Garmin session for a user. Reads a GARTH_TOKEN from standard input, or "
-        "with --dir a folder in which garth keeps its tokens. Nothing of it is ever printed."
+        "Store an existing Garmin session for a user. Reads from standard input what the engine's "
+        "library exports, such as a GARTH_TOKEN, or with --dir the folder in which it keeps its "
+        "tokens. Nothing of it is ever printed."
     )
 
     def add_arguments(self, parser):
         parser.add_argument("user", metavar="USER", help="value of the user's USERNAME_FIELD")
-        parser.add_argument("--dir", type=Path, metavar="FOLDER", help="garth's token folder")
+        parser.add_argument("--dir", type=Path, metavar="FOLDER", help="the library's token folder")
         parser.add_argument("--engine", help="the engine that wrote it (GARMIN_AUTH_ENGINE)")
         parser.add_argument(
             "--check", action="store_true", help="ask Garmin first whether the session works"
@@ -37,7 +38,7 @@ class Command(QuietCommand):
             if dir is not None:
                 import_session_folder(person, self.expand(dir), engine=engine, check=check)
             else:
-                import_session(person, self.read_token(), engine=engine, check=check)
+                import_session(person, self.read_export(engine), engine=engine, check=check)
         except SessionUnreadable as exc:
             raise CommandError(f"{exc} Nothing was stored.") from exc
         except SessionExpired as exc:
@@ -61,9 +62,9 @@ class Command(QuietCommand):
         except RuntimeError as exc:
             raise CommandError(f"Nobody here has the home in {folder}.") from exc
 
-    def read_token(self):
+    def read_export(self, engine):
         if sys.stdin.isatty():
-            self.stderr.write("Paste the GARTH_TOKEN, then Enter and Ctrl-D:")
+            self.stderr.write(f"Paste the session of {engine}, then Enter and Ctrl-D:")
         try:
             return sys.stdin.read()
         except UnicodeDecodeError as exc:
