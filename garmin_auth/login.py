@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from cryptography.fernet import InvalidToken
+from django.contrib.auth import get_user_model
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
-from django.db import InterfaceError, OperationalError, connections
+from django.db import IntegrityError, InterfaceError, OperationalError, connections
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
@@ -177,10 +178,16 @@ def start_login(user: Any, email: str, password: str) -> Connected | MFARequired
     return result
 
 
+@sensitive_variables()
 def _login(user: Any, email: str, password: str) -> Connected | MFARequired:
     scope = _knock(user, email)
     engine = get_engine()
-    return _conclude(user, engine, scope, lambda: engine.login(email, password))
+    try:
+        return _conclude(user, engine, scope, lambda: engine.login(email, password))
+    except IntegrityError:
+        if get_user_model()._base_manager.filter(pk=user.pk).exists():
+            raise
+    raise ChallengeExpired("gone", "The user was deleted while the login went on.")
 
 
 def _knock(user: Any, email: str) -> str:

@@ -380,3 +380,14 @@ def test_the_log_names_the_transition_and_the_user_and_nothing_secret(user, mfa_
 
     lines = [record.getMessage() for record in caplog.records if record.name == "garmin_auth"]
     assert lines == [f"mfa_required user={user.pk}"]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("mfa", [False, True])
+def test_a_user_who_is_deleted_meanwhile_gets_a_login_that_has_ended(user, garmin, mfa):
+    garmin.add_account(EMAIL, PASSWORD, mfa=mfa)
+    type(user).objects.filter(pk=user.pk).delete()
+
+    with pytest.raises(ChallengeExpired):
+        start_login(user, EMAIL, PASSWORD)
+    assert state_of(user) is None
