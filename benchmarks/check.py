@@ -8,8 +8,11 @@ on one pool with 16 threads, no database and nothing looked at.
 import base64
 import json
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 from benchmarks.figures import Figure
 from benchmarks.stage import PATH, Stage, alternate, per_item, ratios
@@ -33,12 +36,10 @@ def measure(stage: Stage) -> Iterator[Figure]:
         report = check_sessions(workers=WORKERS)
         assert report.active == number, report
 
-    seconds = alternate(
-        stage.size(5, 1),
-        ours=ours,
-        limit=lambda: bare(stage, bearers),
-        loop=lambda: loop(some),
-    )
+    with bare(stage) as ask:
+        seconds = alternate(
+            stage.size(5, 1), ours=ours, limit=lambda: ask(bearers), loop=lambda: loop(some)
+        )
     mine = seconds["ours"]
     scale = number / fewer
     yield Figure.of(
@@ -56,8 +57,9 @@ def measure(stage: Stage) -> Iterator[Figure]:
     )
 
 
-def bare(stage: Stage, bearers: list[str]) -> None:
-    """Ask what a check asks, with nothing around it."""
+@contextmanager
+def bare(stage: Stage) -> Iterator[Callable[[list[str]], Any]]:
+    """Yield what asks for what a check asks, with nothing around it, on a pool that is kept."""
     import requests
 
     with requests.Session() as session, ThreadPoolExecutor(WORKERS) as threads:
@@ -70,4 +72,4 @@ def bare(stage: Stage, bearers: list[str]) -> None:
             headers = {"Authorization": f"Bearer {bearer}"}
             session.get(f"https://connectapi.garmin.com{PATH}", headers=headers).json()
 
-        list(threads.map(ask, bearers))
+        yield lambda bearers: deque(threads.map(ask, bearers), maxlen=0)

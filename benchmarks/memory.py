@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from benchmarks.figures import Figure
 from benchmarks.stage import ROOT, Stage, ratios
 
-DATABASES = ("postgresql", "sqlite")
+DATABASES = ("postgresql",)
 
 CHILD = """
 import io, json, sys, warnings

@@ -80,6 +80,36 @@ def test_open_call_close_costs_one_select_and_one_update(user, connect, django_a
     assert [query["sql"].split()[0] for query in queries.captured_queries] == ["SELECT", "UPDATE"]
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("every", "updates"), [(3600, 1), (0, 6)])
+def test_a_long_block_notes_success_now_and_then_and_at_its_end(
+    user, connect, django_assert_num_queries, monkeypatch, every, updates
+):
+    connect(user)
+    monkeypatch.setattr("garmin_auth.sessions.NOTE_EVERY", every)
+
+    with django_assert_num_queries(1 + updates) as queries, garmin_client(user) as client:
+        for _ in range(5):
+            client.connectapi(PROFILE)
+
+    statements = [query["sql"].split()[0] for query in queries.captured_queries]
+    assert statements == ["SELECT", *["UPDATE"] * updates]
+    assert state_of(user).last_validated is not None
+
+
+def test_the_keys_are_derived_once(user, connect, monkeypatch):
+    connect(user)
+    with garmin_client(user):
+        pass
+
+    def derive(*arguments):
+        pytest.fail("A key is derived anew.")
+
+    monkeypatch.setattr("fernet_fields.hkdf.derive_fernet_key", derive)
+    with garmin_client(user) as client:
+        client.connectapi(PROFILE)
+
+
 def test_an_expired_access_token_is_refreshed_and_stored_at_once(user, connect, garmin):
     connect(user, access_expired=True)
     before = raw_row(user)["session_data"]
