@@ -9,7 +9,7 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 READY := $(VENV)/.ready-$(VERSION)
 
-.PHONY: help demo test check docs soak bench clean
+.PHONY: help demo test check docs messages soak bench clean
 
 help:
 	@echo "make demo    the whole story against a simulated Garmin, then a site to look at"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench   the benchmarks, into benchmarks/RESULTS.md (ARGS=NAME for one of them)"
 	@echo "make check   style, types, migrations, settings, the docs, the wheel"
 	@echo "make docs    the documentation's site, in build/docs"
+	@echo "make messages  the catalogs of the translations, after a change of words"
 	@echo "             All of them take PYTHON=..., and then make .venv anew for that version."
 
 demo: $(READY)
@@ -42,6 +43,12 @@ check: $(READY)
 # Anew each time, for Sphinx does not know what the generated tables are made from.
 docs: $(READY)
 	$(BIN)/python -m sphinx -E -W --keep-going -q docs build/docs
+
+# After words for users have changed; what is new is then to be translated in garmin_auth/locale.
+messages: $(READY)
+	cd garmin_auth && ../$(BIN)/python -m django makemessages --all --add-location file \
+		--no-obsolete --ignore 'testing/*'
+	cd garmin_auth && ../$(BIN)/python -m django compilemessages
 
 soak: $(READY)
 	GARMIN_AUTH_KILLS=20 GARMIN_AUTH_EXAMPLES=500 GARMIN_AUTH_REFUSED=1000 \
