@@ -17,14 +17,11 @@ from benchmarks.stage import Stage
 
 DATABASES = ("postgresql",)
 FILE = Path(__file__).with_name("EXPLAIN.md")
-# The index that serves where there are no partial ones.
-ON_MARIADB = ["refused_at"]
 HEAD = """# Plans
 
 Written by `make bench`: `EXPLAIN (ANALYZE)` on PostgreSQL of what the code asks of a table with
 {rows:,} rows (58 of 100 connected and used, 12 connected, 18 disconnected, 12 waiting for a code),
-after VACUUM ANALYZE. Queries of sessions, users and permissions are Django's, and left out. The
-index of `refused_at` alone is there for MariaDB, which has no partial ones, and is not counted.
+after VACUUM ANALYZE. Queries of sessions, users and permissions are Django's, and left out.
 
 """
 
@@ -50,11 +47,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
             text += f"{statement}\n\n```\n{plan}\n```\n\n"
     with connection.cursor() as cursor:
         constraints = connection.introspection.get_constraints(cursor, table)
-    indexes = {
-        name
-        for name, what in constraints.items()
-        if (what["index"] or what["unique"]) and what["columns"] != ON_MARIADB
-    }
+    indexes = {name for name, what in constraints.items() if what["index"] or what["unique"]}
     text += "## Which index is used how often\n\n"
     text += "".join(f"- `{name}`: {used[name]} of these plans\n" for name in sorted(indexes))
     if not stage.quick:

@@ -35,10 +35,6 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="garminauthenticationstate",
-            index=models.Index(
-                condition=models.Q(("check_expires_at__isnull", False)),
-                fields=["check_expires_at"],
-                name="garmin_auth_claims",
-            ),
+            index=models.Index(fields=["check_expires_at"], name="garmin_auth_claims"),
         ),
     ]

@@ -13,27 +13,11 @@ class Migration(migrations.Migration):
     operations = [
         migrations.AddIndex(
             model_name="garminauthenticationstate",
-            index=models.Index(
-                condition=models.Q(("refused_at__isnull", False)),
-                fields=["engine"],
-                name="garmin_auth_refused",
-            ),
+            index=models.Index(fields=["mfa_started_at"], name="garmin_auth_challenges"),
         ),
         migrations.AddIndex(
             model_name="garminauthenticationstate",
-            index=models.Index(
-                condition=models.Q(("mfa_pending", True)),
-                fields=["mfa_started_at"],
-                name="garmin_auth_challenges",
-            ),
-        ),
-        migrations.AddIndex(
-            model_name="garminauthenticationstate",
-            index=models.Index(
-                condition=models.Q(("login_expires_at__isnull", False)),
-                fields=["login_expires_at"],
-                name="garmin_auth_logins",
-            ),
+            index=models.Index(fields=["login_expires_at"], name="garmin_auth_logins"),
         ),
         migrations.AddIndex(
             model_name="garminauthenticationstate",
