@@ -250,9 +250,9 @@ def show(open_page, garmin, connect, user, other_user, mfa_account):
 
     def show(name, **options):
         now = timezone.now()
-        if name in ("status_connected", "status_ends_soon", "status_overdue"):
+        if name in ("status_connected", "status_leaving", "status_ends_soon", "status_overdue"):
             connect(user)
-            left = {"status_connected": 325, "status_ends_soon": 9, "status_overdue": -1}[name]
+            left = {"status_ends_soon": 9, "status_overdue": -1}.get(name, 325)
             states.update(
                 connected_at=now - timedelta(days=365 - left),
                 session_ends_at=now + timedelta(days=left),
@@ -285,6 +285,8 @@ def show(open_page, garmin, connect, user, other_user, mfa_account):
         page = open_page(PATHS.get(step, f"/garmin/{step}/"), **options)
         if name in ("login_wrong", "login_paused"):
             login_fails(page)
+        elif name == "status_leaving":
+            page.click("summary")
         elif name == "mfa_wrong":
             page.fill("input[name=code]", "000000")
             page.keyboard.press("Enter")
@@ -298,6 +300,7 @@ PATHS = {"status": "/garmin/", "progress": "/garmin/login/progress/"}
 PAGES = (
     "status_never",
     "status_connected",
+    "status_leaving",
     "status_ends_soon",
     "status_overdue",
     "status_ended",
@@ -319,6 +322,7 @@ PAGES = (
 IN_THE_DOCS = {
     "status_never": SIZES,
     "status_connected": SIZES,
+    "status_leaving": ["wide"],
     "status_ends_soon": ["wide"],
     "status_ended": SIZES,
     "status_unreadable": ["wide"],
@@ -327,7 +331,7 @@ IN_THE_DOCS = {
     "status_login_failed": ["wide"],
     "login": SIZES,
     "login_wrong": ["wide"],
-    "login_paused": SIZES,
+    "login_paused": ["wide"],
     "login_site_paused": ["wide"],
     "progress": SIZES,
     "mfa": SIZES,
