@@ -1,8 +1,7 @@
-"""Tell users that Garmin has ended their session: by mail, and with a banner on your own pages.
+"""Tell users that Garmin has ended their session: by mail, and in what your code says.
 
-Nothing here is connected by itself. For the mail, call ``mail_user_on_expiry`` in the ``ready()``
-of an AppConfig of yours; for the banner, add ``garmin_auth.notices.banner`` to the context
-processors and include ``garmin_auth/includes/banner.html`` in your layout.
+Nothing here is connected by itself: call ``mail_user_on_expiry`` in the ``ready()`` of an AppConfig
+of yours. On your pages, the tag ``garmin_banner`` says it.
 """
 
 import logging
@@ -13,11 +12,9 @@ from urllib.parse import urljoin, urlsplit
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
-from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import translation
-from django.utils.functional import SimpleLazyObject
 
 from .models import EndedReason, GarminAuthenticationState
 from .signals import session_expired
@@ -104,19 +101,6 @@ def session_ended(user: Any) -> bool:
         return False
     rows = GarminAuthenticationState.objects.current().filter(user_id=user.pk)
     return rows.filter(ended_reason=EndedReason.EXPIRED).exists()
-
-
-def banner(request: HttpRequest) -> dict[str, Any]:
-    """Give templates ``garmin_session_ended``: a context processor.
-
-    It is looked up when a template first asks for it, and then kept: a page that does not ask
-    costs no query, and one that asks often costs one.
-    """
-    return {
-        "garmin_session_ended": SimpleLazyObject(
-            lambda: session_ended(getattr(request, "user", None))
-        )
-    }
 
 
 def _send(message: EmailMessage, user: Any) -> None:

@@ -42,6 +42,7 @@ def chromium():
                 "--no-sandbox",
                 "--disable-gpu",
                 "--disable-quic",
+                "--disable-lcd-text",  # Without coloured edges the pictures are smaller.
                 "--no-first-run",
                 "--disable-background-networking",
                 "--disable-component-update",
@@ -74,11 +75,19 @@ def tab_to(page, name):
     raise AssertionError(f"Tab never comes to {name!r}, but to {seen}.")
 
 
-def screenshot(page, name):
-    """Take a picture for the docs, where that is asked for."""
-    if TAKE_SCREENSHOTS:
-        SCREENSHOTS.mkdir(exist_ok=True)
-        # What is around the card is of no interest.
+def screenshot(page, name, whole=False):
+    """Take a picture for the docs, where that is asked for.
+
+    Args:
+        page: what is seen.
+        name: of the picture.
+        whole: the page; else the card only, for what is around it is of no interest.
+    """
+    if not TAKE_SCREENSHOTS:
+        return
+    SCREENSHOTS.mkdir(exist_ok=True)
+    clip = None
+    if not whole:
         box = page.locator("main").bounding_box()
         edge = min(24, box["x"], box["y"])
         clip = {
@@ -87,4 +96,4 @@ def screenshot(page, name):
             "width": box["width"] + 2 * edge,
             "height": box["height"] + 2 * edge,
         }
-        page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, clip=clip)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, clip=clip)

@@ -1,14 +1,18 @@
 import re
+import threading
+import time
 from datetime import timedelta
 
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.db import connection
+from django.db.backends.signals import connection_created
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from garmin_auth.admin import CHECK_WORKERS
 from garmin_auth.models import GarminAuthenticationState, Status
 
 from .conftest import EMAIL, PASSWORD, raw_row, state_of
@@ -520,6 +524,67 @@ def test_check_now_of_many_says_it_in_one_message(staff, connect, garmin):
     (message,) = response.context["messages"]
     assert "Checked: 12. Working: 11. Ended by Garmin: 1." in str(message)
     assert LogEntry.objects.count() == 12
+
+
+def check_all(client):
+    """Select every row of every page, and check them; return the messages and the seconds."""
+    data = {
+        "action": "check_now",
+        "select_across": 1,
+        "_selected_action": [GarminAuthenticationState.objects.values_list("pk", flat=True)[0]],
+    }
+    began = time.monotonic()
+    response = client.post(LIST, data)
+    took = time.monotonic() - began
+    assert response.status_code == 302
+    return [str(message) for message in client.get(LIST).context["messages"]], took
+
+
+@pytest.mark.django_db(transaction=True)
+def test_check_now_of_500_says_it_in_one_message_and_leaves_nothing_open(
+    staff, people, garmin, monkeypatch
+):
+    people(500)
+    garmin.revoke("user0007@example.com")
+    # However slow this machine is.
+    monkeypatch.setattr("garmin_auth.admin.CHECK_SECONDS", 300)
+    opened, here = [], threading.get_ident()
+
+    def remember(connection, **kwargs):
+        if threading.get_ident() != here:
+            opened.append(connection)
+
+    connection_created.connect(remember)
+    try:
+        told, _took = check_all(staff("change"))
+    finally:
+        connection_created.disconnect(remember)
+
+    assert told == [
+        "Checked: 500. Working: 499. Ended by Garmin: 1. Not to be judged, and kept: 0. "
+        "Unreadable: 0. Not connected: 0."
+    ]
+    assert LogEntry.objects.count() == 500
+    assert GarminAuthenticationState.objects.filter(last_checked_at=None).count() == 0
+    assert 1 < len(opened) <= CHECK_WORKERS
+    assert [connection for connection in opened if connection.connection is not None] == []
+    assert not any(thread.name == "garmin_auth check" for thread in threading.enumerate())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_check_now_of_500_ends_in_time_however_slow_garmin_is(staff, people, garmin, monkeypatch):
+    people(500)
+    garmin.set_latency(0.5)  # All of them would take half a minute.
+    monkeypatch.setattr("garmin_auth.admin.CHECK_SECONDS", 2)
+
+    told, took = check_all(staff("change"))
+
+    summary, rest = told
+    checked = LogEntry.objects.count()
+    assert summary.startswith(f"Checked: {checked}. Working: {checked}.")
+    assert rest.startswith(f"Not checked: {500 - checked}.")
+    assert 0 < checked < 100
+    assert took < 10
 
 
 @pytest.mark.django_db(transaction=True)

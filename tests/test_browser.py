@@ -2,6 +2,8 @@
 
 import os
 import re
+import socket
+import time
 from datetime import timedelta
 
 import pytest
@@ -9,6 +11,9 @@ from django.conf import settings as django_settings
 from django.utils import timezone
 
 from garmin_auth import pauses
+from garmin_auth.exceptions import InvalidCredentials
+from garmin_auth.failures import to_record
+from garmin_auth.health import Outcome, check_session
 from garmin_auth.login import start_login
 from garmin_auth.models import EndedReason, GarminAuthenticationState
 
@@ -22,6 +27,7 @@ from .browser import (
 )
 from .conftest import EMAIL, PASSWORD, state_of
 from .services import why_not_browser
+from .test_models import spoil
 
 if reason := why_not_browser():
     pytest.skip(reason, allow_module_level=True)
@@ -110,43 +116,81 @@ def heading(page):
 # The journey, by keyboard alone
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_journey_by_keyboard(open_page, garmin, mfa_account, user, size):
-    page = open_page(size=size)
+def type_password(page, password, email=EMAIL):
+    if page.input_value("input[type=email]") != email:
+        tab_to(page, "Garmin e-mail address")
+        page.keyboard.type(email)
+    tab_to(page, "Garmin password")
+    page.keyboard.type(password)
+    page.keyboard.press("Enter")
 
+
+def alert(page):
+    """Return the text of the alert, which has the focus."""
+    page.wait_for_function("document.activeElement.getAttribute('role') === 'alert'")
+    return page.inner_text("[role=alert]")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("size", SIZES)
+def test_the_journey_by_keyboard(open_page, garmin, mfa_account, user, settings, size, scheme):
+    page = open_page(size=size, scheme=scheme)
     tab_to(page, "Connect your Garmin account")
     page.keyboard.press("Enter")
     page.wait_for_url("**/login/")
-    tab_to(page, "Garmin e-mail address")
-    page.keyboard.type(EMAIL)
-    tab_to(page, "Garmin password")
-    page.keyboard.type("wrong")
-    page.keyboard.press("Enter")
 
-    page.wait_for_selector("[role=alert]")
-    assert "did not accept this e-mail address and password" in page.inner_text("[role=alert]")
-    assert page.evaluate("document.activeElement.getAttribute('role')") == "alert"
+    # A wrong password.
+    type_password(page, "wrong")
+    assert "did not accept this e-mail address and password" in alert(page)
     assert page.input_value("input[type=password]") == ""
     assert page.input_value("input[type=email]") == EMAIL
 
-    tab_to(page, "Garmin password")
-    page.keyboard.type(PASSWORD)
-    page.keyboard.press("Enter")
+    # A pause, and its end.
+    garmin.fail("login", "rate_limited", retry_after=2)
+    with page.expect_navigation():
+        type_password(page, PASSWORD)
+    assert "You can try again from" in alert(page)
+    page.wait_for_timeout(2000)
+
+    # A code whose time is over.
+    settings.GARMIN_AUTH_MFA_TTL = 4
+    type_password(page, PASSWORD)
     page.wait_for_url("**/mfa/")
     assert focused(page) == "Code from Garmin"
+    page.wait_for_selector("text=The time for this code is over")
+    assert focused(page) == "Log in again"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/login/")
 
+    # A wrong code, and the right one.
+    settings.GARMIN_AUTH_MFA_TTL = 600
+    type_password(page, PASSWORD)
+    page.wait_for_url("**/mfa/")
     page.keyboard.type("000000")
     page.keyboard.press("Enter")
     page.wait_for_selector("[aria-invalid=true]")
     assert focused(page) == "Code from Garmin"
     described = page.get_attribute("input[name=code]", "aria-describedby").split()
     assert any("did not accept" in page.inner_text(f"#{part}") for part in described)
-
     page.keyboard.type(garmin.mfa_code(EMAIL))
     page.keyboard.press("Enter")
     page.wait_for_url("**/garmin/")
     assert "Your Garmin account is connected." in page.inner_text("[role=status]")
     assert EMAIL in page.inner_text("main")
+
+    # Garmin ends the session.
+    garmin.revoke(EMAIL)
+    assert check_session(user).outcome is Outcome.EXPIRED
+    page.reload()
+    assert "Ended by Garmin" in page.inner_text("main")
+    tab_to(page, "Connect again")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/login/")
+    type_password(page, PASSWORD)
+    page.wait_for_url("**/mfa/")
+    page.keyboard.type(garmin.mfa_code(EMAIL))
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/garmin/")
 
     tab_to(page, "Disconnect")
     page.keyboard.press("Enter")
@@ -162,7 +206,6 @@ def test_a_slow_login_goes_on_by_itself(open_page, garmin, account, gate, user):
     page.fill("input[type=password]", PASSWORD)
     page.keyboard.press("Enter")
     page.wait_for_url("**/progress/")
-    screenshot(page, "progress")
 
     gate.set()
 
@@ -206,12 +249,23 @@ def show(open_page, garmin, connect, user, other_user, mfa_account):
         page.wait_for_selector("[role=alert]")
 
     def show(name, **options):
-        if name == "status_connected":
+        now = timezone.now()
+        if name in ("status_connected", "status_leaving", "status_ends_soon", "status_overdue"):
             connect(user)
-            states.update(last_validated=timezone.now() - timedelta(hours=3))
-        elif name == "status_ends_soon":
+            left = {"status_ends_soon": 9, "status_overdue": -1}.get(name, 325)
+            states.update(
+                connected_at=now - timedelta(days=365 - left),
+                session_ends_at=now + timedelta(days=left),
+                last_validated=now - timedelta(hours=3),
+            )
+        elif name == "status_unreadable":
             connect(user)
-            states.update(session_ends_at=timezone.now() + timedelta(days=9))
+            spoil(user)
+        elif name in ("status_under_way", "progress"):
+            states.begin_login(user.pk, "a login", 600)
+        elif name == "status_login_failed":
+            states.begin_login(user.pk, "a login", 600)
+            states.fail_login(user.pk, "a login", to_record(InvalidCredentials("wrong")))
         elif name == "status_ended":
             connect(user)
             row = state_of(user)
@@ -223,12 +277,16 @@ def show(open_page, garmin, connect, user, other_user, mfa_account):
             start_login(user, EMAIL, PASSWORD)
         elif name == "login_paused":
             pauses.begin(pauses.account_scope(EMAIL), 1800)
+        elif name == "login_site_paused":
+            pauses.begin(pauses.SITE, 1800)
         if name == "mfa_over":
-            states.update(mfa_started_at=timezone.now() - timedelta(hours=1))
+            states.update(mfa_started_at=now - timedelta(hours=1))
         step = name.partition("_")[0]
-        page = open_page({"status": "/garmin/"}.get(step, f"/garmin/{step}/"), **options)
+        page = open_page(PATHS.get(step, f"/garmin/{step}/"), **options)
         if name in ("login_wrong", "login_paused"):
             login_fails(page)
+        elif name == "status_leaving":
+            page.click("summary")
         elif name == "mfa_wrong":
             page.fill("input[name=code]", "000000")
             page.keyboard.press("Enter")
@@ -238,20 +296,48 @@ def show(open_page, garmin, connect, user, other_user, mfa_account):
     return show
 
 
+PATHS = {"status": "/garmin/", "progress": "/garmin/login/progress/"}
 PAGES = (
     "status_never",
     "status_connected",
+    "status_leaving",
     "status_ends_soon",
+    "status_overdue",
     "status_ended",
+    "status_unreadable",
     "status_disconnected",
     "status_waiting",
+    "status_under_way",
+    "status_login_failed",
     "login",
     "login_wrong",
     "login_paused",
+    "login_site_paused",
+    "progress",
     "mfa",
     "mfa_wrong",
     "mfa_over",
 )
+# Which the docs show wide and light, and narrow and dark; and which only wide and light.
+IN_THE_DOCS = {
+    "status_never": SIZES,
+    "status_connected": SIZES,
+    "status_leaving": ["wide"],
+    "status_ends_soon": ["wide"],
+    "status_ended": SIZES,
+    "status_unreadable": ["wide"],
+    "status_waiting": ["wide"],
+    "status_under_way": ["wide"],
+    "status_login_failed": ["wide"],
+    "login": SIZES,
+    "login_wrong": ["wide"],
+    "login_paused": ["wide"],
+    "login_site_paused": ["wide"],
+    "progress": SIZES,
+    "mfa": SIZES,
+    "mfa_wrong": SIZES,
+    "mfa_over": ["wide"],
+}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -264,7 +350,8 @@ def test_a_page_is_accessible_at_every_size_and_scheme(show, check_accessibility
             check_accessibility(page)
             wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
             assert not wide, f"{name} must be scrolled sideways at {size}"
-            if (size, scheme) in (("wide", "light"), ("narrow", "dark")):
+            pictured = (size, scheme) in (("wide", "light"), ("narrow", "dark"))
+            if pictured and size in IN_THE_DOCS.get(name, ()):
                 screenshot(page, f"{name}-{size}-{scheme}")
 
 
@@ -299,21 +386,60 @@ def test_the_pause_is_told_until_when(show):
 
 
 @pytest.fixture
-def admin_page(browser, start_python, django_user_model, client, connect, user, db):
-    """Open a page of the admin, with its styles, from a server in another process."""
-    import socket
-    import time
+def dozen(django_user_model, connect, transactional_db):
+    """Connect a dozen people, and bring them into several states; return the first."""
+    now = timezone.now()
+    names = "ana ben cleo dora emil finn gita hugo ines jonas kira liam"
+    people = {name: django_user_model.objects.create_user(name) for name in names.split()}
 
-    connect(user)
+    def change(name, **values):
+        states.filter(user=people[name]).update(**values)
+
+    for number, (name, person) in enumerate(people.items()):
+        row = connect(person, f"{name}@example.com")
+        change(
+            name,
+            engine="garminconnect" if number % 2 else "garth",
+            connected_at=now - timedelta(days=20 * number + 2),
+            session_ends_at=now + timedelta(days=363 - 20 * number),
+            last_validated=now - timedelta(minutes=7 + number * number * 50),
+            last_checked_at=now - timedelta(minutes=7),
+            updated_at=now - timedelta(minutes=7 * number),
+        )
+        if name in ("cleo", "kira"):
+            states.expire_session(row.pk, row.session_version)
+        elif name == "emil":
+            states.disconnect(person.pk, EndedReason.USER)
+        elif name == "gita":
+            states.disconnect(person.pk, EndedReason.STAFF)
+    states.begin_challenge(people["dora"].pk, "{}")
+    states.begin_challenge(people["emil"].pk, "{}")
+    states.begin_login(people["finn"].pk, "a login", 600)
+    change("hugo", session_ends_at=now + timedelta(days=9))
+    change("ines", last_validated=now - timedelta(days=12))
+    change("jonas", engine="another")
+    spoil(people["liam"])
+    return people["ana"]
+
+
+@pytest.fixture
+def admin_page(browser, start_python, site, django_user_model, client, dozen):
+    """Open a page of the admin, with its styles and CSP on, from a server in another process.
+
+    Returns the page, and what its console has complained of.
+    """
     admin = django_user_model.objects.create_superuser("admin", password="admin")
     client.force_login(admin)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     start_python(
-        *("manage.py", "runserver", f"127.0.0.1:{port}", "--noreload"),
-        *("--settings", "tests.demo_settings", "--skip-checks"),
-        DJANGO_SETTINGS_MODULE="tests.demo_settings",
+        *("manage.py", "runserver", f"127.0.0.1:{port}", "--noreload", "--skip-checks"),
+        **site(
+            "from tests.demo_settings import *",
+            "MIDDLEWARE = ['tests.browser.StrictPolicy', *MIDDLEWARE]",
+        ),
     )
+    url = f"http://127.0.0.1:{port}"
     for _ in range(200):
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -321,40 +447,62 @@ def admin_page(browser, start_python, django_user_model, client, connect, user, 
         except OSError:
             time.sleep(0.1)
     context = browser.new_context(viewport=SIZES["wide"])
-    context.add_cookies(
-        [
-            {
-                "name": django_settings.SESSION_COOKIE_NAME,
-                "value": client.cookies[django_settings.SESSION_COOKIE_NAME].value,
-                "url": f"http://127.0.0.1:{port}",
-            }
-        ]
+    name = django_settings.SESSION_COOKIE_NAME
+    context.add_cookies([{"name": name, "value": client.cookies[name].value, "url": url}])
+    page, complaints = context.new_page(), []
+    page.on(
+        "console",
+        lambda message: (
+            message.location.get("url", "").endswith("/favicon.ico")
+            or complaints.append(message.text)
+        ),
     )
-    page = context.new_page()
-    yield lambda path: page.goto(f"http://127.0.0.1:{port}/admin/{path}") and page
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+
+    def admin_page(path, scheme="light"):
+        complaints.clear()
+        page.emulate_media(color_scheme=scheme)  # Before: Django's colours change slowly.
+        response = page.goto(f"{url}/admin/{path}")
+        assert response.status == 200
+        assert "script-src 'self'" in response.headers["content-security-policy"]
+        return page, complaints
+
+    yield admin_page
     context.close()
 
 
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize(
-    ("ours", "bare"),
-    [
-        ("garmin_auth/garminauthenticationstate/", "auth/user/"),
-        ("garmin_auth/garminauthenticationstate/?_facets=True", "auth/user/?_facets=True"),
-        ("garmin_auth/garminauthenticationstate/{pk}/change/", "auth/group/add/"),
-    ],
-)
-def test_the_admin_is_as_accessible_as_djangos_own(admin_page, ours, bare, user):
+STATES = "garmin_auth/garminauthenticationstate/"
+
+
+def test_the_admin_is_as_accessible_as_djangos_own_and_keeps_the_policy(admin_page, dozen):
     from axe_playwright_python.sync_playwright import Axe
 
     def violations(path):
-        page = admin_page(path.format(pk=state_of(user).pk))
-        assert page.locator("#content h1, #content h2").count()
-        return {rule["id"]: rule for rule in Axe().run(page).response["violations"]}
+        found, said = set(), []
+        for scheme in SCHEMES:
+            page, complaints = admin_page(path, scheme)
+            assert page.locator("#content h1, #content h2").count()
+            said += complaints
+            rules = Axe().run(page).response["violations"]
+            found |= {(scheme, rule["id"]) for rule in rules}
+        return found, said
 
-    accepted = violations(bare)
-    found = violations(ours)
-    if "_facets" in ours:
-        screenshot(admin_page(ours), "admin")
+    for ours, bare in (
+        (STATES, "auth/user/"),
+        (f"{STATES}?_facets=True", "auth/user/?_facets=True"),
+        (f"{STATES}{state_of(dozen).pk}/change/", "auth/group/add/"),
+    ):
+        accepted, _ = violations(bare)
+        found, complaints = violations(ours)
+        assert found <= accepted, ours
+        assert complaints == [], ours
 
-    assert set(found) <= set(accepted)
+
+def test_the_admin_shows_every_state_at_a_glance(admin_page):
+    page, _complaints = admin_page(f"{STATES}?_facets=True")
+
+    assert page.locator("#result_list tbody tr").count() == 12
+    assert page.locator(".ga-figures progress").first.bounding_box()["width"] > 50
+    for wide in ("documentElement", "querySelector('.results')"):
+        assert page.evaluate(f"document.{wide}.scrollWidth <= document.{wide}.clientWidth")
+    screenshot(page, "admin", whole=True)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.template import Context, Template
+from django.urls import resolve
 from django.utils import timezone, translation
 
 from garmin_auth.models import GarminAuthenticationState
@@ -127,6 +128,17 @@ def test_the_banner_is_shown_when_garmin_has_ended_the_session(user, ended, requ
 
 def test_the_banner_needs_no_request(user, ended):
     assert "Garmin has ended your connection" in render(BANNER, user=user)
+
+
+def test_the_banner_leads_to_a_login_that_has_begun(user, ended):
+    states.begin_challenge(user.pk, "{}")
+    assert 'href="/garmin/mfa/">Type the code from Garmin</a>' in render(BANNER, user=user)
+
+
+def test_our_own_pages_do_not_say_it_twice(user, ended, request_of):
+    request = request_of(user, "/garmin/")
+    request.resolver_match = resolve(request.path)
+    assert render(BANNER, request=request) == ""
 
 
 def test_no_banner_is_shown_to_a_connected_user(user, connect):

@@ -43,12 +43,14 @@ def garmin_connect_link(context: Any) -> dict[str, Any]:
 
 @register.inclusion_tag("garmin_auth/includes/banner.html", takes_context=True)
 def garmin_banner(context: Any) -> dict[str, Any]:
-    """Show a banner from the death of a session until the user connects again."""
+    """Show a banner from the death of a session until the user connects again.
+
+    Not on our own pages, which say it themselves.
+    """
     badge = _badge(context)
-    return {
-        "garmin_session_ended": badge is not None and badge.session_ended,
-        "request": context.get("request"),
-    }
+    if badge is None or not badge.session_ended or _is_ours(context.get("request")):
+        return {"badge": None}
+    return {"badge": badge, "url": badge.url + _next(context)}
 
 
 @register.simple_tag
@@ -124,6 +126,12 @@ def _next(context: Any) -> str:
     request = context.get("request")
     if request is None or request.method not in ("GET", "HEAD"):
         return ""
-    if request.resolver_match and request.resolver_match.app_name == "garmin_auth":
+    if _is_ours(request):
         return ""
     return f"?{urlencode({'next': escape_leading_slashes(request.get_full_path())})}"
+
+
+def _is_ours(request: Any) -> bool:
+    """Tell whether one of our own pages is being made."""
+    match = getattr(request, "resolver_match", None)
+    return match is not None and match.app_name == "garmin_auth"
