@@ -2,9 +2,9 @@
 
 Everything runs on SQLite; what depends on the database (conftest.py lists it) runs again on
 PostgreSQL and MariaDB. Without arguments, several tests run at a time, and the branch coverage of
-the run on SQLite, which has everything, is reported and must not fall below its limit: to measure the
-others too would cost minutes for a few lines. On a Python that garminconnect does
-not run on, its tests are left out, and its modules are left out of the coverage.
+the run on SQLite, which has everything, is reported and must not fall below its limit: to measure
+the others too would cost minutes for a few lines. On a Python that garminconnect does not run on,
+its tests are left out, and its modules are left out of the coverage.
 """
 
 import os
