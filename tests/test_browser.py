@@ -483,8 +483,10 @@ def test_the_admin_is_as_accessible_as_djangos_own_and_keeps_the_policy(admin_pa
             page, complaints = admin_page(path, scheme)
             assert page.locator("#content h1, #content h2").count()
             said += complaints
-            rules = Axe().run(page).response["violations"]
-            found |= {(scheme, rule["id"]) for rule in rules}
+            for size, viewport in SIZES.items():
+                page.set_viewport_size(viewport)
+                rules = Axe().run(page).response["violations"]
+                found |= {(size, scheme, rule["id"]) for rule in rules}
         return found, said
 
     for ours, bare in (
