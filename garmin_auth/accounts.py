@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
 from .conf import conf
-from .engines import known_engines
+from .engines import is_installed
 from .exceptions import GarminAuthError, LoginInterrupted, RateLimited
 from .failures import from_record
 from .models import LOGIN_KEPT, EndedReason, GarminAuthenticationState, Status
@@ -159,7 +159,7 @@ def account_of(user: Any) -> Account:
     if state is None:
         return Account(Status.NONE)
     status = Status(state.status)
-    openable = readable and state.engine in known_engines()
+    openable = readable and is_installed(state.engine)
     under_way, failure = state.login_under_way, _failure(state)
     if readable and state.session_data is None:
         return Account(

@@ -19,7 +19,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from .deferred import deferred
-from .engines import is_installed, known_engines
+from .engines import installed_engines, is_installed, known_engines
 from .figures import CONNECTED, figures_of
 from .models import DatabaseNow, EndedReason, GarminAuthenticationState, Status
 from .reports import Outcome
@@ -63,7 +63,7 @@ class ActFilter(admin.SimpleListFilter):
             "soon": Q(CONNECTED, session_ends_at__lt=now + timedelta(days=30)),
             "code": Q(status=Status.MFA_PENDING),
             "staff": Q(CONNECTED, last_validated__lt=week),
-            "engine": Q(CONNECTED) & ~Q(engine__in=known_engines()),
+            "engine": Q(CONNECTED) & ~Q(engine__in=installed_engines()),
         }.get(self.value(), Q())
         return queryset.filter(condition)
 
@@ -108,9 +108,9 @@ class StalenessFilter(admin.SimpleListFilter):
     def queryset(self, request, queryset):
         day, week = (timezone.now() - timedelta(days=days) for days in (1, 7))
         condition = {
-            "day": Q(last_validated__gte=day),
-            "week": Q(last_validated__gte=week, last_validated__lt=day),
-            "older": Q(last_validated__lt=week),
+            "day": Q(CONNECTED, last_validated__gte=day),
+            "week": Q(CONNECTED, last_validated__gte=week, last_validated__lt=day),
+            "older": Q(CONNECTED, last_validated__lt=week),
             "never": Q(CONNECTED, last_validated=None),
         }.get(self.value(), Q())
         return queryset.filter(condition)
@@ -278,7 +278,7 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
             else:
                 words.append(_("unreadable: no key opens it") if lost else Status.ACTIVE.label)
         elif state.status == Status.DISCONNECTED:
-            words.append(EndedReason(state.ended_reason).label)
+            words.append(state.get_ended_reason_display())
         if state.status == Status.MFA_PENDING:
             words.append(Status.MFA_PENDING.label)
         if state.login_is_under_way:
@@ -408,7 +408,7 @@ def _facts(state) -> str:
     """Say what the session is like, or why there is none, and whether a login waits for a code."""
     words = [Status.ACTIVE.label] if state.connected_at is not None else []
     if state.status == Status.DISCONNECTED:
-        words.append(EndedReason(state.ended_reason).label)
+        words.append(state.get_ended_reason_display())
     if state.status == Status.MFA_PENDING:
         words.append(Status.MFA_PENDING.label)
     return ", ".join(map(str, words))

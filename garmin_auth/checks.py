@@ -41,6 +41,7 @@ def register_checks() -> None:
         check_keys,
         check_engine,
         check_trust,
+        check_time_zone,
         check_cache,
         check_rate,
         check_environment,
@@ -155,6 +156,19 @@ def check_trust(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return []
 
 
+def check_time_zone(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """E005: USE_TZ is off, so that times have no zone."""
+    if settings.USE_TZ:
+        return []
+    return [
+        Error(
+            "USE_TZ is False, and leases, checks and the admin's list compare times with a zone.",
+            hint="Set USE_TZ = True, Django's default.",
+            id=_id("E005"),
+        )
+    ]
+
+
 def check_cache(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """W003: the cache is each process's own."""
     try:
@@ -259,7 +273,9 @@ def check_stored_engines(
     try:
         if rows.model._meta.db_table not in connections[rows.db].introspection.table_names():
             return []
-        stored = rows.with_session().order_by("engine").values_list("engine", flat=True).distinct()
+        # By a column that the index on engine holds, for this runs before every check of sessions.
+        stored = rows.filter(connected_at__isnull=False).order_by("engine")
+        stored = stored.values_list("engine", flat=True).distinct()
         absent = [name for name in stored if not is_installed(name)]
     except (DatabaseError, ImproperlyConfigured):
         return []  # Older than this version's migrations, or E001 says it.

@@ -17,6 +17,7 @@ from .models import EndedReason, Status
 
 # A session is stored: as session_data says, but from a column that indexes can hold.
 CONNECTED = Q(connected_at__isnull=False)
+OTHER_ENDS = [reason for reason in EndedReason if reason != EndedReason.EXPIRED]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def figures_of(rows: QuerySet[Any]) -> list[Figure]:
         (
             _("otherwise not connected"),
             Q(status=Status.DISCONNECTED) & ~Q(ended_reason=EndedReason.EXPIRED),
-            f"status__exact={Status.DISCONNECTED}",
+            f"status__exact={Status.DISCONNECTED}&ended_reason__in={','.join(OTHER_ENDS)}",
         ),
     )
     engines = (

@@ -143,8 +143,16 @@ def check_sessions(
 
     Returns:
         The counts. The run stops early where Garmin limits the rate or does not work.
+
+    Raises:
+        ValueError: ``workers`` below 1, or a ``rate`` that is not above 0.
+        RuntimeError: called inside ``atomic()``.
     """
     refuse_atomic("check_sessions")
+    if workers < 1:
+        raise ValueError("workers must be 1 or more: the threads that check at the same time.")
+    if rate is not None and not rate > 0:
+        raise ValueError("rate must be above 0 checks a second, or None for no limit.")
     started = time.monotonic()
     report = Report()
     purge_challenges()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.db import models, router
 from django.db.models import Case, Count, ExpressionWrapper, F, Min, Q, Value, When
-from django.db.models.functions import Now
+from django.db.models.functions import Concat, Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from fernet_fields import EncryptedTextField
@@ -221,7 +221,8 @@ class StateQuerySet(models.QuerySet["GarminAuthenticationState"]):
     def refused_users(self) -> dict[str, int]:
         """Return how many users were refused since Garmin last accepted an exchange, by engine."""
         rows = self.current().filter(_was_refused()).order_by()
-        return dict(rows.values_list("engine").annotate(Count("pk")))
+        # As an expression: SQLite would walk the index on engine, and so every row.
+        return dict(rows.values_list(Concat("engine", Value(""))).annotate(Count("pk")))
 
     def expire_session(self, pk: Any, version: int) -> bool:
         """Clear a session that Garmin has ended, if it still is the one read as ``version``."""
@@ -506,11 +507,22 @@ class GarminAuthenticationState(models.Model):
     mfa_started_at = models.DateTimeField(_("pending login begun"), null=True, blank=True)
     mfa_attempts = models.PositiveSmallIntegerField(_("codes tried"), default=0)
     # A login that runs outside a request, or how it failed: a column, so that all processes know.
+    # With defaults of the database's: the former version inserts rows while this one is deployed.
     login_id = models.CharField(
-        _("login under way"), max_length=64, default="", blank=True, editable=False
+        _("login under way"),
+        max_length=64,
+        default="",
+        db_default="",
+        blank=True,
+        editable=False,
     )
     login_failure = models.CharField(
-        _("failure of the last login"), max_length=200, default="", blank=True, editable=False
+        _("failure of the last login"),
+        max_length=200,
+        default="",
+        db_default="",
+        blank=True,
+        editable=False,
     )
     login_expires_at = models.DateTimeField(
         _("login under way until"), null=True, blank=True, editable=False
@@ -523,7 +535,12 @@ class GarminAuthenticationState(models.Model):
     )
     # So that runs of checks at the same time share the work.
     check_run = models.CharField(
-        _("claimed by check"), max_length=64, default="", blank=True, editable=False
+        _("claimed by check"),
+        max_length=64,
+        default="",
+        db_default="",
+        blank=True,
+        editable=False,
     )
     check_expires_at = models.DateTimeField(
         _("claimed until"), null=True, blank=True, editable=False

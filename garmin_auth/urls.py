@@ -16,7 +16,9 @@ def page(name: str) -> Any:
         name: the name of its class in ``views``.
     """
 
-    # What Django asks of the view before it calls it has to be said here.
+    # What Django asks of the view before it calls it has to be said here. Who may see it the view
+    # knows better than a middleware, which would lead back to a page that takes no GET.
+    @login_not_required
     @non_atomic_everywhere
     def view(request: Any, **kwargs: Any) -> Any:
         return getattr(views, name).as_view()(request, **kwargs)

@@ -138,6 +138,14 @@ def test_no_secret_is_in_its_repr(user, connect):
     assert state.session_data not in repr(account_of(user))
 
 
+def test_a_session_of_a_known_engine_that_is_not_installed_cannot_be_read(user, connect, settings):
+    connect(user)
+    settings.GARMIN_AUTH_ENGINES = {"lost": "no_such_package.Engine"}
+    GarminAuthenticationState.objects.update(engine="lost")
+
+    assert not account_of(user).readable
+
+
 def test_a_session_of_an_engine_that_is_not_installed_cannot_be_read(user, connect):
     connect(user)
     GarminAuthenticationState.objects.update(engine="another")

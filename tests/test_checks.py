@@ -497,6 +497,21 @@ def test_no_ca_bundle_is_silent(settings):
     assert said("E004") == []
 
 
+# Time zones
+
+
+def test_times_without_a_zone_are_an_error(settings):
+    settings.USE_TZ = False
+
+    assert len(said("E005")) == 1
+
+
+def test_times_with_a_zone_are_silent(settings):
+    settings.USE_TZ = True
+
+    assert said("E005") == []
+
+
 # Cache
 
 

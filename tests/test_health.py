@@ -401,3 +401,11 @@ def test_purging_says_how_many_logins_were_stale(user, other_user, settings):
 
     assert purge_challenges() == 1
     assert state_of(other_user).mfa_pending
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rate": 0}, {"rate": -1}, {"rate": float("nan")}, {"workers": 0}]
+)
+def test_a_rate_or_workers_that_mean_nothing_are_refused(db, wrong):
+    with pytest.raises(ValueError, match="must be"):
+        check_sessions(**wrong)

@@ -1,6 +1,8 @@
 import pytest
 from django.contrib.auth.models import User
 from django.db import IntegrityError, connection, transaction
+from django.db.migrations.loader import MigrationLoader
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
@@ -238,3 +240,25 @@ def test_disconnecting_twice_says_so(user):
     assert states.disconnect(user.pk, EndedReason.USER)
     assert not states.disconnect(user.pk, EndedReason.STAFF)
     assert state_of(user).ended_reason == EndedReason.USER
+
+
+def test_the_former_version_can_insert_rows_while_this_one_is_deployed(user):
+    loader = MigrationLoader(connection)
+    former = loader.project_state(("garmin_auth", "0001_initial")).apps
+    former.get_model("garmin_auth", "GarminAuthenticationState").objects.create(user_id=user.pk)
+
+    assert (state_of(user).login_id, state_of(user).check_run) == ("", "")
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="SQLite's planner")
+def test_who_was_refused_is_looked_up_in_an_index(user):
+    with CaptureQueriesContext(
+        connection,
+    ) as queries:
+        states.refused_users()
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN QUERY PLAN {queries[0]['sql']}")
+        plan = " ".join(row[3] for row in cursor.fetchall())
+
+    assert "refused_at" in plan
+    assert "SCAN" not in plan

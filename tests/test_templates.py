@@ -564,6 +564,15 @@ def test_the_stylesheet_is_served_where_all_views_need_a_login(client, settings)
     assert client.get("/garmin/style.css").status_code == 200
 
 
+def test_who_may_see_a_page_is_not_left_to_a_middleware(client, settings):
+    settings.MIDDLEWARE = [
+        *settings.MIDDLEWARE,
+        "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    ]
+    assert client.post("/garmin/disconnect/").url == "/accounts/login/?next=/garmin/"
+    assert client.get("/garmin/mfa/").url == "/accounts/login/?next=/garmin/mfa/"
+
+
 def test_the_stylesheet_may_be_cached(client):
     assert client.get("/garmin/style.css")["Cache-Control"] == "public, max-age=3600"
 

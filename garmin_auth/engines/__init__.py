@@ -119,6 +119,11 @@ def is_installed(name: str) -> bool:
     return name in known_engines() and not what_is_missing(name)
 
 
+def installed_engines() -> list[str]:
+    """Return the names of the engines that can be used here; imports no library."""
+    return sorted(name for name in known_engines() if not what_is_missing(name))
+
+
 def remedy(name: str) -> str:
     """Say how an engine comes to be installed.
 

@@ -21,6 +21,7 @@ class Migration(migrations.Migration):
             name="login_failure",
             field=models.CharField(
                 blank=True,
+                db_default="",
                 default="",
                 editable=False,
                 max_length=200,
@@ -32,6 +33,7 @@ class Migration(migrations.Migration):
             name="login_id",
             field=models.CharField(
                 blank=True,
+                db_default="",
                 default="",
                 editable=False,
                 max_length=64,

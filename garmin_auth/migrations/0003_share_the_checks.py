@@ -23,6 +23,7 @@ class Migration(migrations.Migration):
             name="check_run",
             field=models.CharField(
                 blank=True,
+                db_default="",
                 default="",
                 editable=False,
                 max_length=64,
