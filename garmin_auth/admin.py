@@ -20,17 +20,15 @@ from django.utils.translation import gettext_lazy as _
 
 from .deferred import deferred
 from .engines import installed_engines, is_installed, known_engines
-from .figures import CONNECTED, figures_of
-from .models import DatabaseNow, EndedReason, GarminAuthenticationState, Status
-from .reports import Outcome
+from .models import CONNECTED, DatabaseNow, EndedReason, GarminAuthenticationState, Status
 from .templatetags.garmin_auth import garmin_in
 from .transactions import non_atomic_everywhere
 
 if TYPE_CHECKING:
-    from . import crew, evidence, health, keys, login
+    from . import crew, evidence, figures, health, keys, login, reports
 else:
-    crew, evidence, health, keys, login = map(
-        deferred, ("crew", "evidence", "health", "keys", "login")
+    crew, evidence, figures, health, keys, login, reports = map(
+        deferred, ("crew", "evidence", "figures", "health", "keys", "login", "reports")
     )
 
 # Of so many rows an action tells each result; of more, the counts. And so many, one thread checks.
@@ -252,7 +250,7 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
         response = super().changelist_view(request, extra_context)  # Refuses who may not see it.
         changes = (getattr(response, "context_data", None) or {}).get("cl")
         if changes is not None and changes.add_facets:
-            response.context_data["figures"] = figures_of(self.model.objects.all())
+            response.context_data["figures"] = figures.figures_of(self.model.objects.all())
         if request.method == "GET" and evidence.mass_failure():
             self.message_user(
                 request,
@@ -349,8 +347,8 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
             "Checked: %(checked)d. Working: %(active)d. Ended by Garmin: %(expired)d. Not to be "
             "judged, and kept: %(unknown)d. Unreadable: %(unreadable)d. Not connected: %(gone)d."
         )
-        counts = {str(outcome): outcomes[outcome] for outcome in Outcome}
-        good = outcomes[Outcome.ACTIVE] == outcomes.total()
+        counts = {str(outcome): outcomes[outcome] for outcome in reports.Outcome}
+        good = outcomes[reports.Outcome.ACTIVE] == outcomes.total()
         self.message_user(
             request,
             sentence % {"checked": outcomes.total(), **counts},
@@ -363,14 +361,14 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
         self.log_change(request, state, sentence)
 
     def _result(self, check) -> tuple[int, str]:
-        if check.outcome is Outcome.ACTIVE:
+        if check.outcome is reports.Outcome.ACTIVE:
             refreshed = gettext("works; its access token was refreshed")
             return messages.SUCCESS, refreshed if check.refreshed else gettext("works")
-        if check.outcome is Outcome.EXPIRED:
+        if check.outcome is reports.Outcome.EXPIRED:
             return messages.ERROR, gettext("was ended by Garmin; the user has to connect again")
-        if check.outcome is Outcome.GONE:
+        if check.outcome is reports.Outcome.GONE:
             return messages.INFO, gettext("is not connected")
-        if check.outcome is Outcome.UNREADABLE:
+        if check.outcome is reports.Outcome.UNREADABLE:
             return messages.WARNING, f"{check.error} {keys.UNREADABLE_HINT}"
         return messages.WARNING, gettext("could not be judged, and is kept: %s") % check.error
 

@@ -274,8 +274,8 @@ def check_stored_engines(
         if rows.model._meta.db_table not in connections[rows.db].introspection.table_names():
             return []
         # By a column that the index on engine holds, for this runs before every check of sessions.
-        stored = rows.filter(connected_at__isnull=False).order_by("engine")
-        stored = stored.values_list("engine", flat=True).distinct()
+        connected = rows.filter(connected_at__isnull=False).order_by("engine")
+        stored = connected.values_list("engine", flat=True).distinct()
         absent = [name for name in stored if not is_installed(name)]
     except (DatabaseError, ImproperlyConfigured):
         return []  # Older than this version's migrations, or E001 says it.

@@ -13,10 +13,8 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from .engines import known_engines
-from .models import EndedReason, Status
+from .models import CONNECTED, EndedReason, Status
 
-# A session is stored: as session_data says, but from a column that indexes can hold.
-CONNECTED = Q(connected_at__isnull=False)
 OTHER_ENDS = [reason for reason in EndedReason if reason != EndedReason.EXPIRED]
 
 

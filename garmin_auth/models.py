@@ -16,6 +16,8 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from fernet_fields import EncryptedTextField
 
+# A session is stored: as session_data says, but from a column that indexes can hold.
+CONNECTED = Q(connected_at__isnull=False)
 ENCRYPTED_FIELDS = ("session_data", "account_name", "mfa_challenge")
 # Before anything that a row can tell.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -15,14 +15,15 @@ from django.utils.module_loading import import_string
 
 from ..conf import conf
 from ..deferred import deferred
-from . import garminconnect_limits
 from .requirements import Needs
 
 if TYPE_CHECKING:
     from .. import exceptions
+    from . import garminconnect_limits
     from .base import Engine
 else:
     exceptions = deferred("exceptions")
+    garminconnect_limits = deferred("engines.garminconnect_limits")
 
 BUILT_IN = {
     "garth": "garmin_auth.engines.garth.GarthEngine",
@@ -43,7 +44,7 @@ NEEDS = {
 }
 # The settings that an engine cannot follow.
 LIMITS: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {
-    BUILT_IN["garminconnect"]: garminconnect_limits.limits,
+    BUILT_IN["garminconnect"]: lambda: garminconnect_limits.limits(),
 }
 # What the libraries read from the environment for clients of their own, and ours do not.
 VARIABLES = re.compile("GARTH_.*|GARMINTOKENS", re.IGNORECASE)
