@@ -111,10 +111,11 @@ class Stage:
         """Of each kind there are enough among 1,000 for a full page of the admin's list."""
         state = model(user_id=user_id, engine="garth" if n % 10 < 7 else "garminconnect")
         kind = n % 100
-        if kind < 70:  # Connected, and of these 12 not yet used.
+        if kind < 70:  # Connected; of these 12 not yet used, and 12 not lately.
             state.session_data = data
             state.connected_at = now - timedelta(days=n % 300)
-            state.last_validated = now - timedelta(minutes=n % 600) if kind < 58 else None
+            used = timedelta(days=8 + n % 90) if kind < 12 else timedelta(minutes=n % 600)
+            state.last_validated = now - used if kind < 58 else None
             state.last_checked_at = state.last_validated
             state.ended_reason = ""
             if state.engine == "garth":
