@@ -1,7 +1,8 @@
 """The stored session of each user. No network and no engine here: only what the database does.
 
 Every transition is one UPDATE with its condition in the WHERE clause (compare-and-set), so that
-processes need no locks: the method tells whether it was the one that won.
+processes need no locks: the method tells whether it was the one that won. What a deadlock has
+undone is written again.
 """
 
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from django.db.models.functions import Concat, Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from fernet_fields import EncryptedTextField
+
+from .deadlocks import RepeatingQuerySet
 
 # A session is stored: as session_data says, but from a column that indexes can hold.
 CONNECTED = Q(connected_at__isnull=False)
@@ -86,7 +89,7 @@ class LoginRecord(NamedTuple):
     ended_at: datetime
 
 
-class StateQuerySet(models.QuerySet["GarminAuthenticationState"]):
+class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
     """Rows, and what may happen to them."""
 
     def current(self) -> "StateQuerySet":

@@ -19,6 +19,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from .checks import check_keys
+from .deadlocks import RepeatingQuerySet
 from .keys import key_of, number_of_keys, under_first_key
 from .models import ENCRYPTED_FIELDS, DatabaseNow, GarminAuthenticationState
 from .transactions import refuse_atomic
@@ -46,7 +47,7 @@ class Ciphertexts(models.Model):
     lease_expires_at = models.DateTimeField(null=True)
     updated_at = models.DateTimeField()
 
-    objects: ClassVar[models.Manager["Ciphertexts"]] = models.Manager()
+    objects: ClassVar[models.Manager["Ciphertexts"]] = RepeatingQuerySet["Ciphertexts"].as_manager()
 
     class Meta:
         apps = Apps()

@@ -39,6 +39,7 @@ ON_EVERY_DATABASE = {
     "test_garminconnect_sessions",
     "test_background",
     "test_concurrent_checks",
+    "test_deadlocks",
     "test_health",
     "test_keys",
     "test_killed",

@@ -252,9 +252,7 @@ def test_the_former_version_can_insert_rows_while_this_one_is_deployed(user):
 
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="SQLite's planner")
 def test_who_was_refused_is_looked_up_in_an_index(user):
-    with CaptureQueriesContext(
-        connection,
-    ) as queries:
+    with CaptureQueriesContext(connection) as queries:
         states.refused_users()
     with connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN QUERY PLAN {queries[0]['sql']}")
