@@ -12,10 +12,10 @@ from garmin_auth.rotation import Ciphertexts
 
 from .test_models import states, store
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time"),
-]
+if connection.vendor == "sqlite":
+    pytest.skip("SQLite has one writer at a time", allow_module_level=True)
+
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture

@@ -2,15 +2,19 @@
 
 import shutil
 import socket
+import threading
 import time
+from pathlib import Path
 
+import certifi
 import pytest
 
+from garmin_auth.conf import conf
 from garmin_auth.engines import garth as garth_engine
 from garmin_auth.engines import get_engine
 from garmin_auth.engines.base import Challenge
 from garmin_auth.engines.deadline import deadline, resolve
-from garmin_auth.engines.transport import CONSUMER_URL
+from garmin_auth.engines.transport import CONSUMER_URL, get_transport
 from garmin_auth.exceptions import (
     ChallengeExpired,
     GarminAuthError,
@@ -415,3 +419,26 @@ def test_looking_a_host_up_ends_in_time(monkeypatch):
         resolve("connectapi.garmin.com", 443)
 
     assert time.monotonic() - started < 3
+
+
+def test_threads_that_come_at_once_share_one_pool(settings, garmin, tmp_path):
+    """Else each of them would open connections, and fetch the consumer, of its own."""
+    # A bundle that nobody has used yet, and large, so that reading it takes a while.
+    settings.GARMIN_AUTH_CA_BUNDLE = str(tmp_path / "bundle.pem")
+    own = Path(garmin.ca_bundle).read_text()
+    Path(settings.GARMIN_AUTH_CA_BUNDLE).write_text(own + Path(certifi.where()).read_text())
+    barrier, found = threading.Barrier(8), []
+
+    def run():
+        barrier.wait()
+        transport = get_transport()
+        found.append((transport, transport._adapter.proxy_manager_for(conf.PROXIES["https"])))
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(found) == 8
+    assert len(set(found)) == 1

@@ -9,12 +9,13 @@ import os
 import re
 import ssl
 import threading
-from functools import lru_cache
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import certifi
 import requests
 from requests.adapters import HTTPAdapter
+from requests.utils import prepend_scheme_if_needed
 from urllib3.util import Retry
 
 from ..conf import conf, is_consumer
@@ -26,6 +27,8 @@ from .redaction import redaction
 # Where garth publishes the consumer key of Garmin's Android app (recorded traffic).
 CONSUMER_URL = "https://thegarth.s3.amazonaws.com/oauth_consumer.json"
 CONSUMER_TIMEOUT = 10  # seconds
+# A site has one; settings that change, as in tests, leave so many behind.
+KEPT = 8
 
 # A connection that the server closed while it lay in the pool is opened again, once, and a read
 # is repeated only for methods that change nothing. Statuses are never repeated and Retry-After
@@ -83,6 +86,9 @@ class GarminAdapter(HTTPAdapter):
         self._tls.load_verify_locations(ca_bundle)
         self._tls.sslsocket_class = DeadlineTLSSocket
         super().__init__(pool_maxsize=32, max_retries=RETRIES)
+        if proxy:
+            # Now: requests would make one for each of several threads that come at once.
+            self.proxy_manager_for(prepend_scheme_if_needed(proxy, "http"))
 
     def init_poolmanager(self, *args, **kwargs):
         super().init_poolmanager(*args, ssl_context=self._tls, **kwargs)
@@ -179,6 +185,9 @@ class Transport:
         return {key: answer.json[key] for key in ("consumer_key", "consumer_secret")}
 
 
+_transports: dict[tuple[Any, ...], Transport] = {}
+
+
 def get_transport() -> Transport:
     """Return this process's transport for the settings as they are now.
 
@@ -193,7 +202,14 @@ def get_transport() -> Transport:
     raise GarminUnavailable(f"The CA bundle {bundle} cannot be used: {problem}.")
 
 
-@lru_cache(maxsize=8)
-def _transport(pid: int, domain: str, proxy: str | None, ca_bundle: str) -> Transport:
+def _transport(*key: Any) -> Transport:
     # By process: a TLS connection must not be used on both sides of a fork.
-    return Transport(domain, proxy, ca_bundle)
+    transport = _transports.get(key)
+    if transport is None:
+        _, domain, proxy, ca_bundle = key
+        # All threads use the first one, whoever else has made one meanwhile. No lock: a fork could
+        # leave it locked in the child.
+        transport = _transports.setdefault(key, Transport(domain, proxy, ca_bundle))
+        if len(_transports) > KEPT:
+            _transports.pop(next(iter(_transports)), None)
+    return transport
