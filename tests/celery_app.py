@@ -19,8 +19,9 @@ from kombu import Exchange, Queue  # noqa: E402
 
 BROKER = os.environ.get("GARMIN_AUTH_TEST_BROKER", "memory://")
 QUEUE = os.environ.get("GARMIN_AUTH_TEST_QUEUE", "garmin_auth_test")
-# Seconds after which Redis gives what a killed worker had to another. A site has an hour.
-VISIBILITY = 5
+# Seconds after which Redis gives what a killed worker had to another. A site has an hour. Where
+# nobody is killed, a slow start must not look like a death.
+VISIBILITY = int(os.environ.get("GARMIN_AUTH_TEST_VISIBILITY", "600"))
 # Seconds after which RabbitMQ removes the queue of a run that was killed itself.
 FORGOTTEN = 600
 

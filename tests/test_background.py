@@ -61,7 +61,7 @@ time.sleep(60)
 def quick_life(monkeypatch):
     """Signs of life come fast, and do not count for long."""
     monkeypatch.setattr(login, "SIGN_OF_LIFE", 0.1)
-    monkeypatch.setattr(login, "LIFE", 1)
+    monkeypatch.setattr(login, "LIFE", 5)
 
 
 def log_in(user, password=PASSWORD, email=EMAIL):
@@ -251,21 +251,21 @@ def test_a_log_handler_that_raises_hides_no_failure(user, account, settings, slo
     assert "Something went wrong" in account_of(user).login_failure.user_message
 
 
-def test_a_call_that_never_ends_is_given_up(user, account, gate, quick_life, monkeypatch):
+@pytest.fixture
+def given_up_soon(monkeypatch):
+    """A login has 0.3 s."""
     monkeypatch.setattr(login, "GRACE", 0.1)
     monkeypatch.setattr(SlowGarthEngine, "timeout", 0.2)
 
+
+def test_a_call_that_never_ends_is_given_up(user, account, gate, given_up_soon):
     begin_login(user, EMAIL, PASSWORD)
     until(lambda: account_of(user).login_failure)
 
     assert type(account_of(user).login_failure) is GarminUnavailable
 
 
-def test_what_comes_after_it_was_given_up_is_discarded(
-    user, account, gate, quick_life, monkeypatch
-):
-    monkeypatch.setattr(login, "GRACE", 0.1)
-    monkeypatch.setattr(SlowGarthEngine, "timeout", 0.2)
+def test_what_comes_after_it_was_given_up_is_discarded(user, account, gate, given_up_soon):
     begin_login(user, EMAIL, PASSWORD)
     until(lambda: account_of(user).login_failure)
 
@@ -275,10 +275,8 @@ def test_what_comes_after_it_was_given_up_is_discarded(
 
 
 def test_a_call_that_never_ends_keeps_its_room(
-    user, other_user, account, gate, quick_life, settings, monkeypatch
+    user, other_user, account, gate, given_up_soon, settings
 ):
-    monkeypatch.setattr(login, "GRACE", 0.1)
-    monkeypatch.setattr(SlowGarthEngine, "timeout", 0.2)
     settings.GARMIN_AUTH_LOGIN_WORKERS = 1
     begin_login(user, EMAIL, PASSWORD)
     until(lambda: account_of(user).login_failure)
@@ -468,7 +466,9 @@ def test_a_login_that_takes_longer_than_a_sign_of_life_counts_stays_under_way(
     user, account, gate, quick_life
 ):
     begin_login(user, EMAIL, PASSWORD)
-    time.sleep(1.5)
+    first = state_of(user).login_expires_at
+    # It had counted until then; each sign of life counts as long, from its own moment.
+    until(lambda: state_of(user).login_expires_at > first + timedelta(seconds=1))
 
     assert account_of(user).login_under_way
 

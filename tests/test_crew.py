@@ -149,7 +149,8 @@ def test_no_thread_is_left(end):
 
 
 def test_a_pace_holds_from_the_first_to_the_last():
-    pace, began = Pace(20), time.monotonic()
+    began = time.monotonic()
+    pace = Pace(20)
 
     for _ in range(11):
         pace.wait(never)

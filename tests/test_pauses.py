@@ -21,6 +21,7 @@ from garmin_auth.exceptions import (
 from garmin_auth.health import check_sessions
 from garmin_auth.login import Connected, import_session, start_login, submit_mfa
 from garmin_auth.sessions import garmin_client
+from garmin_auth.testing import resources, steps
 
 from .conftest import EMAIL, PASSWORD, state_of
 
@@ -85,24 +86,31 @@ def test_a_success_after_the_pause_forgets_it(user, connect, garmin):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_success_that_was_under_way_does_not_end_the_pause(user, other_user, connect, garmin):
+def test_a_success_that_was_under_way_does_not_end_the_pause(
+    user, other_user, connect, garmin, monkeypatch
+):
     connect(user)
     connect(other_user, "ben@example.com")
-    call(user)  # garth has been imported.
-    garmin.set_latency(1)
-    before = garmin.counts["api"]
+    asked, go_on, answer = threading.Event(), threading.Event(), resources.answer
+
+    def answer_ben_late(request, account):
+        if account.email == "ben@example.com":
+            asked.set()
+            go_on.wait(60)
+        return answer(request, account)
+
+    monkeypatch.setattr(resources, "answer", answer_ben_late)
+    garmin.fail("api", "rate_limited", retry_after=300, account=EMAIL)
     with ThreadPoolExecutor(1) as pool:
         under_way = pool.submit(call_and_close, other_user)
-        while garmin.counts["api"] == before:
-            time.sleep(0.01)
-        garmin.set_latency(0)
-        garmin.fail("api", "rate_limited", retry_after=300)
+        assert asked.wait(60)
         with pytest.raises(RateLimited):
             call(user)
+        go_on.set()
 
         assert under_way.result()["userName"] == "ben@example.com"
 
-    assert pauses.seconds_left(pauses.SITE) > 290
+    assert pauses.seconds_left(pauses.SITE) > 200
 
 
 def call_and_close(user):
@@ -281,10 +289,38 @@ def in_threads(number, call):
     return results
 
 
-@pytest.mark.django_db(transaction=True)
-def test_a_double_click_sends_one_login_and_both_get_its_result(user, account, garmin):
-    garmin.latency = 0.2
+@pytest.fixture
+def second_click(monkeypatch):
+    """Set when a second login of the same user waits for the first."""
+    waiting = threading.Event()
 
+    class Clock:
+        time, monotonic = time.time, time.monotonic
+
+        @staticmethod
+        def sleep(seconds):
+            waiting.set()
+            time.sleep(seconds)
+
+    monkeypatch.setattr(door, "time", Clock)
+    return waiting
+
+
+@pytest.fixture
+def slow_garmin(second_click, monkeypatch):
+    """Garmin, who answers a login when the second click has come."""
+    answer = steps.answer
+
+    def answer_late(step, *arguments):
+        if step == "login":
+            second_click.wait(60)
+        return answer(step, *arguments)
+
+    monkeypatch.setattr(steps, "answer", answer_late)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_double_click_sends_one_login_and_both_get_its_result(user, account, garmin, slow_garmin):
     results = in_threads(2, lambda: start_login(user, EMAIL, PASSWORD))
 
     assert results == [Connected(), Connected()]
@@ -292,9 +328,7 @@ def test_a_double_click_sends_one_login_and_both_get_its_result(user, account, g
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_double_click_with_a_wrong_password_says_so_twice(user, account, garmin):
-    garmin.latency = 0.2
-
+def test_a_double_click_with_a_wrong_password_says_so_twice(user, account, garmin, slow_garmin):
     results = in_threads(2, lambda: start_login(user, EMAIL, "wrong"))
 
     assert [type(result) for result in results] == [InvalidCredentials] * 2
@@ -310,17 +344,22 @@ class OwnError(GarminUnavailable):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_double_click_gets_a_third_engines_own_failure_twice(user, garmin, monkeypatch, cached):
+def test_a_double_click_gets_a_third_engines_own_failure_twice(
+    user, garmin, monkeypatch, cached, second_click
+):
+    inside = threading.Event()
+
     def login(engine, email, password):
-        time.sleep(1)
+        inside.set()
+        second_click.wait(60)
         raise OwnError(email, password)
 
     monkeypatch.setattr("garmin_auth.engines.garth.GarthEngine.login", login)
     # In files, two that come at the very same time may both be the first.
-    clicks = iter([0, 0.3])
+    clicks = iter([lambda: None, lambda: inside.wait(60)])
 
     def click():
-        time.sleep(next(clicks))
+        next(clicks)()
         return start_login(user, EMAIL, PASSWORD)
 
     results = in_threads(2, click)

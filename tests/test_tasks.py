@@ -299,7 +299,7 @@ def test_a_second_delivery_after_a_fault_makes_no_second_retry(
 
 def test_a_retry_dies_when_its_message_would_have(user, connect, message, queue, garmin):
     connect(user)
-    garmin.fail("api", "reset")
+    garmin.fail("api", "reset", times=None)
     sent = message(user)
     sent.deliver()
 

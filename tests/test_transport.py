@@ -197,24 +197,37 @@ def test_a_closed_session_leaves_connections_open(garmin, engine, account):
     assert garmin.counts["connect"] == 1
 
 
+@pytest.mark.parametrize("fault", ["reset", "drop_after"])
+def test_a_read_is_repeated_where_the_connection_broke(garmin, client, fault):
+    """Also through a proxy, whose fault urllib3 takes it for."""
+    client.connectapi(PROFILE)
+    garmin.fail("api", fault)
+
+    client.connectapi(PROFILE)
+
+    assert garmin.counts["api"] == 3
+
+
 def test_a_read_is_not_repeated_for_ever(garmin, client):
     garmin.fail("api", "reset", times=None)
 
     with pytest.raises(GarminUnavailable):
         client.connectapi(PROFILE)
 
-    assert garmin.counts["api"] <= 2
+    assert garmin.counts["api"] == 2
 
 
 @pytest.mark.parametrize("fault", ["reset", "drop_after", "stall"])
 def test_a_write_is_never_repeated(garmin, client, settings, fault):
-    settings.GARMIN_AUTH_TIMEOUT = 0.3
+    client.connectapi(PROFILE)  # The way is open: what is timed is the fault alone.
     garmin.fail("api", fault)
+    if fault == "stall":
+        settings.GARMIN_AUTH_TIMEOUT = 2
 
     with pytest.raises(GarminUnavailable):
         client.connectapi("/upload-service/upload", method="POST", files={"file": b"x"})
 
-    assert garmin.counts["api"] == 1
+    assert garmin.counts["api"] == 2
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 408])
@@ -374,9 +387,9 @@ def test_an_overrun_leaves_the_next_call_its_time(garmin, client, settings):
 
 
 def test_a_connection_outlives_the_deadline_it_was_opened_in(garmin, client, settings):
-    settings.GARMIN_AUTH_TIMEOUT = 1
+    settings.GARMIN_AUTH_TIMEOUT = 3
     client.connectapi(PROFILE)
-    time.sleep(1.1)
+    time.sleep(3.1)
 
     client.connectapi(PROFILE)
 
@@ -389,12 +402,13 @@ def test_a_connection_outlives_the_deadline_it_was_opened_in(garmin, client, set
 @pytest.mark.parametrize("fault", ["reset", "stall"])
 def test_no_log_line_shows_a_secret(garmin, engine, mfa_account, settings, caplog, fault):
     """Also not what urllib3 says of a connection that broke."""
-    settings.GARMIN_AUTH_TIMEOUT = 1
     caplog.set_level("INFO")
     challenge = engine.login(mfa_account, PASSWORD)
     assert isinstance(challenge, Challenge)
     code = garmin.mfa_code(EMAIL)
     garmin.fail("preauthorized", fault, times=None)
+    if fault == "stall":
+        settings.GARMIN_AUTH_TIMEOUT = 5  # With time enough to come so far.
 
     with pytest.raises(GarminAuthError):
         engine.submit_code(challenge.state, code)

@@ -144,6 +144,20 @@ class DeadlineTLSSocket(_Deadlined, ssl.SSLSocket):
 class DeadlineConnection(HTTPSConnection):
     """Connects to each address of the host in turn, within the deadline."""
 
+    # Whether the way to Garmin has been open since the last attempt to open it. urllib3 forgets it
+    # when a broken connection is closed, and takes what Garmin broke for a fault of the proxy,
+    # which is not tried again.
+    _was_open = False
+
+    def connect(self) -> None:
+        self._was_open = False
+        super().connect()
+        self._was_open = True
+
+    @property
+    def has_connected_to_proxy(self) -> bool:
+        return self._was_open or super().has_connected_to_proxy
+
     def _new_conn(self) -> socket.socket:
         try:
             addresses = resolve(self._dns_host, self.port)

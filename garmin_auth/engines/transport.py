@@ -210,6 +210,6 @@ def _transport(*key: Any) -> Transport:
         # All threads use the first one, whoever else has made one meanwhile. No lock: a fork could
         # leave it locked in the child.
         transport = _transports.setdefault(key, Transport(domain, proxy, ca_bundle))
-        if len(_transports) > KEPT:
-            _transports.pop(next(iter(_transports)), None)
+        for old in list(_transports)[:-KEPT]:
+            _transports.pop(old, None)
     return transport
