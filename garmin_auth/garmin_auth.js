@@ -68,7 +68,9 @@ function countDown(line) {
 
   function finish() {
     clearInterval(timer);
-    const focused = form.contains(document.activeElement);
+    // On the body where this runs before the browser heeds autofocus.
+    const active = document.activeElement;
+    const focused = active === document.body || form.contains(active);
     form.hidden = true;
     over.hidden = false;
     said.classList.add("ga-alert");

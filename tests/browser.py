@@ -1,6 +1,7 @@
-"""Chromium as the tests hold it, and how to use a page without a mouse."""
+"""Chromium as the tests hold it, how to use a page without a mouse, and a port for a site."""
 
 import os
+import socket
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +32,19 @@ class StrictPolicy:
 
 
 @contextmanager
+def kept_port():
+    """Give a port of this machine for a server to listen at, which nobody else is given meanwhile.
+
+    The socket that keeps it never listens. With SO_REUSEADDR, which runserver sets too, Linux lets
+    a server listen there all the same; and whoever asks for any free port gets another one.
+    """
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", 0))
+        yield keeper.getsockname()[1]
+
+
+@contextmanager
 def chromium():
     """Run the system's Chromium, headless, reaching nothing but what a page asks it to."""
     from playwright.sync_api import sync_playwright
@@ -38,6 +52,7 @@ def chromium():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium_path(),
+            timeout=120_000,  # For a busy machine.
             args=[
                 "--no-sandbox",
                 "--disable-gpu",

@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from garmin_auth.background import THREAD_NAME
 from garmin_auth.models import GarminAuthenticationState
+from garmin_auth.testing import steps
 from tests import services
 from tests import settings as test_settings
 
@@ -178,6 +179,42 @@ def slow_logins(transactional_db, garmin, settings):
     wait_for_logins()
 
 
+class Held:
+    """Answers that Garmin has, and has not sent yet."""
+
+    def __init__(self):
+        self._processed, self._go = threading.Event(), threading.Event()
+
+    def wait(self):
+        """Wait until Garmin has processed a request."""
+        assert self._processed.wait(120), "Garmin was not asked."
+
+    def release(self):
+        """Let this answer go, and all others."""
+        self._go.set()
+
+    def keep(self):
+        self._processed.set()
+        self._go.wait(120)
+
+
+@pytest.fixture
+def hold(garmin, monkeypatch):
+    """Make Garmin keep its answers to a step back until the test lets them go."""
+    held, answer = {}, steps.answer
+
+    def answer_late(step, *arguments):
+        given = answer(step, *arguments)
+        if step in held:
+            held[step].keep()
+        return given
+
+    monkeypatch.setattr(steps, "answer", answer_late)
+    yield lambda step: held.setdefault(step, Held())
+    for one in held.values():
+        one.release()
+
+
 @pytest.fixture
 def gate(slow_logins, monkeypatch):
     """What logins wait for before they ask Garmin."""
@@ -221,7 +258,7 @@ def run_python(start_python):
     def run(code, *arguments, **environment):
         code = f"import django; django.setup()\n{code}"
         process = start_python("-c", code, *arguments, **environment)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=180)
         assert process.returncode == 0, errors
         return output.strip()
 

@@ -40,7 +40,7 @@ from .test_tutorial import alike, environment
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"  # test_tutorial.py follows it.
 LANGUAGES = {"python", "console", "html", "ini", "cron", "json", "yaml", "toml"}
-PATIENCE = 60  # seconds
+PATIENCE = 300  # seconds
 SITE_SETTINGS = """
 import os
 INSTALLED_APPS += ["garmin_auth"]

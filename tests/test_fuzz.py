@@ -1,4 +1,7 @@
-"""A few hundred examples of each kind of nonsense; ``make soak`` runs 50,000."""
+"""A few hundred examples of each kind of nonsense, the same each time.
+
+``make soak`` runs 50,000 new ones.
+"""
 
 import pytest
 
@@ -19,23 +22,23 @@ def site(garmin, user, settings):
 
 
 def test_any_answer_is_judged_with_our_own_exceptions():
-    fuzz.run(EXAMPLES, fuzz.READ_ANSWERS, fuzz.check_judging)
+    fuzz.run(EXAMPLES, fuzz.READ_ANSWERS, fuzz.check_judging, same="answers")
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("step", fuzz.STEPS)
 def test_no_answer_loses_a_session_or_lets_a_foreign_exception_out(site, step):
-    fuzz.run(15, fuzz.WIRE_ANSWERS, lambda raw: site.check_wire(step, raw))
+    fuzz.run(15, fuzz.WIRE_ANSWERS, lambda raw: site.check_wire(step, raw), same=step)
 
 
 @pytest.mark.django_db(transaction=True)
 def test_any_stored_text_is_a_session_or_unreadable(site):
-    fuzz.run(EXAMPLES, fuzz.SESSION_DATA, site.check_session_data)
+    fuzz.run(EXAMPLES, fuzz.SESSION_DATA, site.check_session_data, same="sessions")
 
 
 @pytest.mark.django_db(transaction=True)
 def test_any_pending_login_ends_in_our_own_exceptions(site):
-    fuzz.run(EXAMPLES // 3, fuzz.CHALLENGES, site.check_challenge)
+    fuzz.run(EXAMPLES // 3, fuzz.CHALLENGES, site.check_challenge, same="logins")
 
 
 # What the fuzzers have found
@@ -75,6 +78,23 @@ def test_a_lost_session_is_a_finding(site):
 
     with pytest.raises(AssertionError):
         site.check_session_kept("exchange", before, None, b"HTTP/1.1 200 OK\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (fuzz.http(401, " OK", {"content-type": "text/html"}, b"", 0), 401),
+        (b"HTTP/1.7\t401\r\n\r\n", 401),
+        (b"HTTP/1.1 100\r\n\r\nHTTP/1.1 200 OK\r\n", 200),
+        (b"HTTP/2 401 OK\r\n\r\n", None),
+        (b"HTTP/1.1 4O1 OK\r\n\r\n", None),
+        (b"HTTP/1.1\r\n401\r\n\r\n", None),
+        (b"\xff" * 70_000, None),
+        (b"", None),
+    ],
+)
+def test_the_fuzzer_reads_a_status_as_the_client_does(raw, status):
+    assert fuzz.status_of(raw) == status
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), ValueError("x"), RecursionError()])

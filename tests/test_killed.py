@@ -28,9 +28,10 @@ SEED = int(os.environ.get("GARMIN_AUTH_KILLS_SEED") or random.randrange(2**32))
 LATENCY = 0.02
 LEASE = 0.5
 # For so long the login of a killed process keeps another of the same user waiting.
-LOGIN_TIMEOUT = 3
-# Seconds that a use may take besides: one exchange and one call, on a busy machine.
-SLACK = 3
+LOGIN_TIMEOUT = 10
+# Seconds that a use may take besides: one exchange and one call, on a busy machine. Together with
+# LEASE it is less than the default lease, so that a wait for that one would be seen.
+SLACK = 15
 
 
 class Victim:
@@ -165,6 +166,7 @@ def finish_login(garmin, victim):
 
 @pytest.mark.parametrize("action", ["login", "code", "refresh", "write-back"])
 def test_a_killed_process_leaves_legal_rows_and_working_sessions(action, kill, victim, garmin):
+    print(f"\n{action}: seed {SEED}")  # First, so that a test that fails has told it.
     moments = random.Random(f"{SEED} {action}")
     # With MFA and without; twice, for a first one is slower.
     lived = [kill(victim(action, n), None)["seconds"] for n in range(4)]
@@ -195,7 +197,7 @@ def test_a_killed_process_leaves_legal_rows_and_working_sessions(action, kill, v
         assert left_behind(unlucky.user) == "active"
 
     print(
-        f"\n{action}: seed {SEED}, within {max(durations):.3f} s, {dict(figures)}, "
+        f"{action}: within {max(durations):.3f} s, {dict(figures)}, "
         f"longest wait for a stored session {max(waits):.2f} s"
     )
     assert max(waits) < LEASE + SLACK

@@ -1,7 +1,6 @@
 """``rotate_keys``, in processes that have other keys than this one."""
 
 import json
-import time
 
 import pytest
 from cryptography.fernet import Fernet, InvalidToken
@@ -541,25 +540,22 @@ def test_a_session_that_dies_after_the_rotation_is_cleared_by_a_block_that_was_o
     assert ciphertexts(user)["session_data"] is None
 
 
-def test_a_rotation_that_races_a_refresh_loses_nothing(worker, rotate, user, connect, garmin):
+def test_a_rotation_that_races_a_refresh_loses_nothing(worker, rotate, user, connect, garmin, hold):
     connect(user, access_expired=True)
     before = opened(OLD, user)
-    process = worker()
-    garmin.set_latency(0.7)
+    process, exchange = worker(), hold("exchange")
     process.stdin.write("go\n")
     process.stdin.flush()
-    deadline = time.monotonic() + 20
-    while not garmin.counts["connect"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    exchange.wait()
 
-    counts = rotate()
-    garmin.set_latency(0)
+    left = rotate()["left"]  # It is left to its lease.
+    exchange.release()
 
     assert finish(process) == EMAIL
+    assert left == 1
+    assert rotate()["left"] == 0
     assert garmin.counts["exchange"] == 1
     assert opened(NEW, user) != before
-    assert counts["left"] == 0
 
 
 def test_a_pending_login_survives_and_its_code_still_works(

@@ -57,11 +57,15 @@ def sessions(garmin):
     connections.close_all()
 
 
-def test_no_session_is_lost_and_no_worker_notices(sessions, start_python, run_python, tmp_path):
+def test_no_session_is_lost_and_no_worker_notices(
+    sessions, start_python, run_python, tmp_path, garmin
+):
     both = with_keys(NEW, *FERNET_KEYS)
     stop = tmp_path / "stop"
     workers = [start_python("-m", "tests.rotation_worker", stop, **both) for _ in range(WORKERS)]
-    time.sleep(2)
+    while not garmin.counts["api"]:  # Until they are at work.
+        assert [worker.poll() for worker in workers] == [None] * WORKERS
+        time.sleep(0.05)
 
     killed = start_python("manage.py", "rotate_garmin_keys", "--batch-size", "50", **both)
     time.sleep(1.2 + SESSIONS / 3000)

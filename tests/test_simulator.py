@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import garth
@@ -200,7 +201,7 @@ def message(response):
     return response.json()["responseStatus"]["message"]
 
 
-def wait_until(true, seconds=5):
+def wait_until(true, seconds=20):
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not happen"
@@ -228,7 +229,8 @@ def test_garth_logs_in_with_a_code(garmin, ada_mfa, new_client):
 
     assert client.username == ada_mfa["email"]
     assert client.oauth1_token.mfa_token
-    assert client.oauth1_token.mfa_expiration_timestamp.year > time.gmtime().tm_year
+    in_360_days = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=360)
+    assert client.oauth1_token.mfa_expiration_timestamp > in_360_days
 
 
 def test_login_goes_through_the_recorded_steps_in_order(garmin, ada, new_client):
@@ -1273,21 +1275,21 @@ def test_reset_mid_body_comes_after_the_headers(garmin, as_ada):
             _ = answer.content
 
 
-@pytest.mark.parametrize(("fault", "interval"), [("slow_headers", 0.001), ("trickle", 0.005)])
+@pytest.mark.parametrize(("fault", "interval"), [("slow_headers", 0.005), ("trickle", 0.025)])
 def test_slow_answer_beats_a_read_timeout_with_every_byte(garmin, http, fault, interval):
     garmin.fail("sign_in", fault, interval=interval)
     start = time.monotonic()
 
-    answer = http.get(SIGN_IN, timeout=0.5)
+    answer = http.get(SIGN_IN, timeout=(20, 3))
 
     assert answer.text.endswith("</html>")
-    assert time.monotonic() - start > 0.5
+    assert time.monotonic() - start > 3
 
 
 @pytest.mark.parametrize("fault", ["slow_headers", "trickle", "stall"])
 def test_slow_fault_ends_with_its_client(fault):
     with GarminSimulator() as own, requests.Session() as http:
-        threads = threading.active_count()
+        before = set(threading.enumerate())
         http.trust_env = False
         own.fail("sign_in", fault)
         with contextlib.suppress(requests.exceptions.RequestException):
@@ -1295,12 +1297,12 @@ def test_slow_fault_ends_with_its_client(fault):
                 SIGN_IN,
                 proxies={"https": own.proxy_url},
                 verify=own.ca_bundle,
-                timeout=0.5,
+                timeout=(20, 0.5),
                 stream=True,
             ).close()
-        assert own.counts["sign_in"] == 1
+        wait_until(lambda: own.counts["sign_in"] == 1)
         http.close()
-        wait_until(lambda: threading.active_count() == threads, seconds=3)
+        wait_until(lambda: not set(threading.enumerate()) - before)
 
 
 def test_stall_ends_after_its_seconds(garmin, http):
@@ -1324,7 +1326,7 @@ def test_connect_faults(garmin, http, fault, options, error):
     garmin.fail("connect", fault, **options)
 
     with pytest.raises(error):
-        http.get(SIGN_IN, timeout=1)
+        http.get(SIGN_IN, timeout=1 if fault == "stall" else 20)
 
     assert http.get(SIGN_IN, timeout=5).status_code == 200
 
@@ -1598,7 +1600,7 @@ def test_stop_ends_a_stalled_answer_at_once():
 
         simulator.stop()
 
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 8  # Waiting for its thread would take 10.
 
 
 def test_stopped_simulator_says_that_it_is_not_running():
@@ -1702,7 +1704,7 @@ def test_second_process_steers_it_whatever_its_proxies(garmin):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
     )
 
@@ -1727,7 +1729,7 @@ def run_pytest(folder, test, *options, **environment):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 
@@ -1810,7 +1812,7 @@ def start_command(*options):
 def test_command_serves_until_it_is_told_to_end(tmp_path, ending):
     ready = tmp_path / "ready.json"
     with start_command("--mfa-account", ":".join(ADA), "--ready-file", str(ready)) as process:
-        wait_until(ready.exists, seconds=20)
+        wait_until(ready.exists, seconds=120)
         where = json.loads(ready.read_text())
         with requests.Session() as http:
             http.trust_env = False
@@ -1819,7 +1821,7 @@ def test_command_serves_until_it_is_told_to_end(tmp_path, ending):
             post_login(http, *ADA)
         code = RemoteGarminSimulator(where["control_url"]).mfa_code(ADA[0])
         process.send_signal(ending)
-        output, _ = process.communicate(timeout=10)
+        output, _ = process.communicate(timeout=120)
 
     assert process.returncode == 0, output
     assert f'GARMIN_AUTH_PROXIES = {{"https": "{where["proxy_url"]}"}}' in output
@@ -1837,12 +1839,12 @@ def test_command_ends_with_its_parent(tmp_path):
         env=os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"},
         stdout=subprocess.DEVNULL,
     )
-    wait_until(ready.exists, seconds=20)
+    wait_until(ready.exists, seconds=120)
 
     parent.kill()
     parent.wait()
 
-    wait_until(lambda: not ready.exists(), seconds=5)
+    wait_until(lambda: not ready.exists(), seconds=120)
 
 
 @pytest.mark.parametrize(
@@ -1857,7 +1859,7 @@ def test_command_ends_with_its_parent(tmp_path):
 )
 def test_command_refuses_bad_arguments_in_a_sentence(options, sentence):
     with start_command(*options) as process:
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=120)
 
     assert process.returncode == 1
     assert sentence in output
@@ -1866,7 +1868,7 @@ def test_command_refuses_bad_arguments_in_a_sentence(options, sentence):
 
 def test_command_says_that_the_port_is_in_use(garmin):
     with start_command("--port", str(garmin.port)) as process:
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=120)
 
     assert process.returncode == 1
     assert f"Port {garmin.port} of 127.0.0.1 is in use" in output

@@ -80,7 +80,7 @@ class Library:
 
     def finish(self, process):
         """What became of it: result, error (its class), message, session (what dumps() gives)."""
-        output, errors = process.communicate(timeout=90)
+        output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         return json.loads(output)
 
@@ -326,7 +326,7 @@ def test_other_hosts_are_refused(garmin):
         env=os.environ | garmin.library_environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
 
     assert "403" in done.stderr

@@ -108,13 +108,13 @@ def test_a_holder_killed_in_mid_exchange_holds_the_others_up_no_longer_than_the_
     holder.wait()
     # Its own lease is the default's 20 s; the test does not wait so long.
     states.update(lease_expires_at=None)
+    started = time.monotonic()
     states.take_lease(state_of(user).pk, state_of(user).session_version, "the killed one", 2)
 
-    started = time.monotonic()
     with garmin_client(user) as client:
         assert client.username == EMAIL
 
-    assert 1 < time.monotonic() - started < 10
+    assert 1.9 < time.monotonic() - started < 15
     assert garmin.counts["exchange"] == 2
 
 
@@ -161,30 +161,31 @@ def test_the_lease_is_given_back_after_success_and_after_failure(user, connect, 
     assert state_of(user).lease_owner == ""
 
 
-def test_a_disconnect_during_the_exchange_stays(user, connect, garmin, worker):
+def test_a_disconnect_during_the_exchange_stays(user, connect, worker, hold):
     connect(user, access_expired=True)
-    garmin.latency = 1
+    exchange = hold("exchange")
     process = worker()
-    wait_for(lambda: garmin.counts["exchange"] == 1)
+    exchange.wait()
 
     disconnect(user)
-    _, errors = process.communicate(timeout=30)
+    exchange.release()
+    _, errors = process.communicate(timeout=120)
 
     assert "NotConnected" in errors
     assert raw_row(user)["session_data"] is None
     assert state_of(user).lease_owner == ""
 
 
-def test_a_new_login_during_the_exchange_wins(user, connect, garmin, worker):
+def test_a_new_login_during_the_exchange_wins(user, connect, worker, hold):
     connect(user, access_expired=True)
-    garmin.latency = 1
+    exchange = hold("exchange")
     process = worker()
-    wait_for(lambda: garmin.counts["exchange"] == 1)
+    exchange.wait()
 
     connect(user, "other@example.com")
-    _, errors = process.communicate(timeout=30)
+    exchange.release()
+    _, errors = process.communicate(timeout=120)
 
-    garmin.latency = 0
     assert "connected anew meanwhile" in errors
     with garmin_client(user) as client:
         assert client.username == "other@example.com"
@@ -207,13 +208,14 @@ def people(django_user_model, connect):
 
 
 def test_the_first_two_refused_users_are_cleared_and_the_third_is_not(people, garmin, caplog):
-    users = people(5)
+    first, *users = people(6)
+    assert check_session(first).outcome == "active"  # With the consumer that Garmin knew.
     garmin.set_consumer("another", "consumer")
 
     outcomes = [check_session(user) for user in users]
 
     assert [check.outcome for check in outcomes] == ["expired"] * 2 + ["unknown"] * 3
-    assert states.with_session().count() == 3
+    assert states.with_session().count() == 4
     assert type(outcomes[-1].error).__name__ == "MassFailure"
     alarms = [record for record in caplog.records if record.levelname == "ERROR"]
     assert len(alarms) == 1

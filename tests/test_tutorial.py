@@ -18,11 +18,12 @@ from pathlib import Path
 
 import pytest
 
+from .browser import kept_port
 from .conftest import ROOT
 from .markdown import Block, steps
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-PATIENCE = 60  # seconds
+PATIENCE = 300  # seconds
 
 
 def environment():
@@ -96,12 +97,9 @@ class Browser:
 class Reader:
     """Somebody who does what the tutorial says."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, port):
+        self.folder, self.port = folder, port
         self.terminals = {}
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
         self.browser = Browser(f"http://127.0.0.1:{self.port}/")
 
     def follow(self, step):
@@ -188,9 +186,10 @@ class Reader:
 
 @pytest.fixture
 def reader(tmp_path):
-    reader = Reader(tmp_path)
-    yield reader
-    reader.close()
+    with kept_port() as port:
+        reader = Reader(tmp_path, port)
+        yield reader
+        reader.close()
 
 
 def test_the_tutorial_can_be_followed_literally(reader):
