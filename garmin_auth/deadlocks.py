@@ -46,7 +46,8 @@ class RepeatingQuerySet(models.QuerySet[Row]):
             try:
                 return write()
             except DatabaseError as exc:
-                if connections[self.db].in_atomic_block or not is_deadlock(exc):
+                # Without autocommit too a transaction is open, whose earlier statements are lost.
+                if not is_deadlock(exc) or not connections[self.db].get_autocommit():
                     raise
             time.sleep(random.uniform(0, pause))  # noqa: S311
         return write()

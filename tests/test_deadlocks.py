@@ -151,6 +151,18 @@ def test_inside_a_transaction_that_was_undone_wholly_nothing_is_repeated(rows, r
     assert not states.filter(last_checked_at__isnull=False).exists()
 
 
+def test_without_autocommit_nothing_is_repeated_either(rows, run_in_a_thread):
+    """What the transaction did before has been undone too, and nobody would hear of it."""
+
+    def without_autocommit():
+        transaction.set_autocommit(False)
+        return check_all()
+
+    [error] = deadlock(rows, run_in_a_thread, without_autocommit)
+
+    assert isinstance(error, OperationalError)
+
+
 def test_a_deadlock_that_comes_each_time_is_an_error_in_the_end(rows, run_in_a_thread, monkeypatch):
     monkeypatch.setattr(deadlocks, "PAUSES", ())
 

@@ -9,7 +9,6 @@ import os
 import re
 import ssl
 import threading
-from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import certifi
@@ -185,7 +184,7 @@ class Transport:
         return {key: answer.json[key] for key in ("consumer_key", "consumer_secret")}
 
 
-_transports: dict[tuple[Any, ...], Transport] = {}
+_transports: dict[tuple[int, str, str | None, str], Transport] = {}
 
 
 def get_transport() -> Transport:
@@ -202,11 +201,11 @@ def get_transport() -> Transport:
     raise GarminUnavailable(f"The CA bundle {bundle} cannot be used: {problem}.")
 
 
-def _transport(*key: Any) -> Transport:
+def _transport(pid: int, domain: str, proxy: str | None, ca_bundle: str) -> Transport:
     # By process: a TLS connection must not be used on both sides of a fork.
+    key = (pid, domain, proxy, ca_bundle)
     transport = _transports.get(key)
     if transport is None:
-        _, domain, proxy, ca_bundle = key
         # All threads use the first one, whoever else has made one meanwhile. No lock: a fork could
         # leave it locked in the child.
         transport = _transports.setdefault(key, Transport(domain, proxy, ca_bundle))
