@@ -63,7 +63,9 @@ def test_no_session_is_lost_and_no_worker_notices(
     both = with_keys(NEW, *FERNET_KEYS)
     stop = tmp_path / "stop"
     workers = [start_python("-m", "tests.rotation_worker", stop, **both) for _ in range(WORKERS)]
+    gives_up_at = time.monotonic() + 120
     while not garmin.counts["api"]:  # Until they are at work.
+        assert time.monotonic() < gives_up_at
         assert [worker.poll() for worker in workers] == [None] * WORKERS
         time.sleep(0.05)
 

@@ -171,9 +171,10 @@ class Text:
 
     def __init__(self, text):
         self._text = text
-        # Not the microseconds of a time, as written or in a variable's repr(), and no colour.
-        rest = re.sub(r"datetime\.datetime\([^)]*\)", "", text)
-        self._codes = set(re.findall(r"(?<![0-9A-Za-z_#])(?<!\d\.)\d{6}(?![0-9A-Za-z_])", rest))
+        # Not the microseconds of a time, as written or in a variable's repr(), and no colour of
+        # Django's error report.
+        rest = re.sub(r"datetime\.datetime\([^)]*\)|color: ?#\d{6};", "", text)
+        self._codes = set(re.findall(r"(?<![0-9A-Za-z_])(?<!\d\.)\d{6}(?![0-9A-Za-z_])", rest))
 
     def has(self, value, kind):
         if kind == CODE:
@@ -1013,6 +1014,7 @@ def test_what_logging_says_of_itself_is_no_code(hunt):
         ("1123456", False),
         ("12:00:01.123456", False),
         ("color: #123456;", False),
+        ("#123456", True),
         ("datetime.datetime(2026, 11, 25, 3, 37, 21, 123456, tzinfo=utc)", False),
     ],
 )
