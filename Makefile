@@ -9,14 +9,17 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 READY := $(VENV)/.ready-$(VERSION)
 
-.PHONY: help demo test check docs messages soak bench clean
+.PHONY: help setup demo test quick check docs messages soak bench clean
 
 help:
 	@echo "make demo    the whole story against a simulated Garmin, then a site to look at"
 	@echo "             (ARGS=--once ends after the story)"
 	@echo "make demo PYTHON=python3.12 ARGS='--once --engine garminconnect'"
 	@echo "             the same with the engine whose new logins work: Python 3.12 or newer"
+	@echo "make demo PYTHON=python3.12 ARGS='--once --engine personal'"
+	@echo "             with keys for Garmin's Personal API instead of passwords: Python 3.12 too"
 	@echo "make test    all tests, on every database that is reachable"
+	@echo "make quick   the tests that need no process of their own and no browser, on SQLite: a minute"
 	@echo "make soak    the long proofs: kills, random interleavings, fuzzing; some minutes"
 	@echo "make bench   the benchmarks, into benchmarks/RESULTS.md (ARGS=NAME for one of them)"
 	@echo "make check   style, types, migrations, settings, the docs, the wheel"
@@ -24,11 +27,21 @@ help:
 	@echo "make messages  the catalogs of the translations, after a change of words"
 	@echo "             All of them take PYTHON=..., and then make .venv anew for that version."
 
+setup: $(READY)
+
 demo: $(READY)
 	@$(BIN)/python manage.py demo --settings tests.demo_settings $(ARGS)
 
 test: $(READY)
 	@$(BIN)/python -m tests $(ARGS)
+
+# What people run at work, between two edits.
+quick: $(READY)
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal \
+		tests/test_accounts.py tests/test_admin.py tests/test_checks.py tests/test_conf.py \
+		tests/test_forms.py tests/test_health.py tests/test_login.py tests/test_models.py \
+		tests/test_sessions.py tests/test_tags.py tests/limits tests/storage/test_querysets.py \
+		tests/storage/test_threads.py tests/checking/test_pool.py tests/engines/test_verdicts.py $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -54,7 +67,15 @@ soak: $(READY)
 	GARMIN_AUTH_KILLS=20 GARMIN_AUTH_EXAMPLES=500 GARMIN_AUTH_REFUSED=1000 \
 		GARMIN_AUTH_ROTATED=10000 GARMIN_AUTH_WORKERS=8 \
 		$(BIN)/python -m pytest -q -s tests/test_killed.py tests/test_state_machine.py \
-		tests/test_storms.py tests/test_rotation_under_load.py
+		tests/limits/test_mass_failure.py tests/test_rotation_under_load.py
+	for database in sqlite postgresql mariadb; do \
+		GARMIN_AUTH_TEST_DATABASE=$$database GARMIN_AUTH_REFRESHES=10000 \
+		GARMIN_AUTH_WORKERS=8 GARMIN_AUTH_THREADS=8 \
+		$(BIN)/python -m pytest -q -s tests/test_refresh_storm.py || exit 1; \
+		GARMIN_AUTH_TEST_DATABASE=$$database GARMIN_AUTH_STALL=60 \
+		GARMIN_AUTH_WORKERS=8 GARMIN_AUTH_THREADS=8 \
+		$(BIN)/python -m pytest -q -s tests/test_storms.py -k stall || exit 1; \
+	done
 	$(BIN)/python -m tests.fuzz --examples 50000
 
 bench: $(READY)

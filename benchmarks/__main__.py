@@ -1,8 +1,8 @@
-"""Measure, say which goals are met, and write RESULTS.md: ``python -m benchmarks [NAME…]``.
+"""Run the benchmarks, compare them with their goals, and write RESULTS.md.
 
-One benchmark after the other, each on each of its databases, in a process of its own. What is not
-named stays in RESULTS.md as it was measured before. ``--quick`` takes tiny numbers, only to see
-that everything runs, and writes nothing.
+``python -m benchmarks [NAME…]`` runs each benchmark on each of its databases, one after another, in
+separate processes. RESULTS.md keeps the earlier results of benchmarks that are not named.
+``--quick`` uses tiny numbers and one database, only to see that everything runs; it writes nothing.
 """
 
 import argparse
@@ -26,7 +26,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
-    parser.add_argument("--quick", action="store_true", help="tiny numbers; nothing is written")
+    parser.add_argument("--quick", action="store_true", help="see that it runs; write nothing")
     options = parser.parse_args()
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
@@ -45,14 +45,15 @@ def main() -> int:
             figures = [Figure(**figure) for figure in result["figures"]]
             shown += figures
             print(f"\n{name} on {database}, load {result['load']}\n{as_text(figures)}", flush=True)
-            if not options.quick:
-                keep(name, database, result)
+            if options.quick:
+                break
+            keep(name, database, result)
     print(f"\n{summary(shown)}")
     return int(broken)
 
 
 def run(name: str, database: str, quick: bool) -> dict[str, Any] | None:
-    """Run one benchmark on one database; None: it has failed, and has said how."""
+    """Run one benchmark on one database. Return None if it has failed, and has printed why."""
     load = " ".join(f"{load:.2f}" for load in os.getloadavg())
     command = [sys.executable, "-m", "benchmarks.stage", name, database]
     done = subprocess.run(
@@ -69,7 +70,7 @@ def run(name: str, database: str, quick: bool) -> dict[str, Any] | None:
 
 
 def keep(name: str, database: str, result: dict[str, Any]) -> None:
-    """Put a result in the place of the former, and write RESULTS.md anew."""
+    """Replace the earlier result, and rewrite RESULTS.md."""
     data = json.loads(DATA.read_text()) if DATA.exists() else {"benchmarks": {}}
     data["machine"] = machine()
     data["benchmarks"].setdefault(name, {})[database] = result
@@ -78,7 +79,7 @@ def keep(name: str, database: str, result: dict[str, Any]) -> None:
 
 
 def report(data: dict[str, Any]) -> str:
-    """Write everything that was measured as Markdown."""
+    """Return all results as Markdown."""
     sections, everything = [], []
     for name in NAMES:
         results = data["benchmarks"].get(name, {})
@@ -100,8 +101,8 @@ def report(data: dict[str, Any]) -> str:
     about = "\n".join(f"- {key}: {value}" for key, value in data["machine"].items())
     head = (
         f"# Results\n\nWritten by `make bench`; do not edit. {summary(everything)}\n\n"
-        "A ratio is taken in one run, the compared in turn; its median is held against the goal, "
-        f"and its least and greatest round are shown.\n\n{about}\n"
+        "Each ratio is measured in one run, in which both sides take turns. The median is compared "
+        f"with the goal, and the minimum and maximum are shown.\n\n{about}\n"
     )
     return "\n".join([head, *sections])
 

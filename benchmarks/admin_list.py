@@ -1,9 +1,9 @@
-"""The admin's list of 100,000 states against that of 1,000: the first page, filters, a search.
+"""The admin's list with 100,000 rows, compared with 1,000: the first page, filters, a search.
 
-Both databases are there at the same time, and asked in turn. Each filter finds a full page of rows
-in either. Constant queries, and at most 1.5 times as long. A search looks into every user's names,
-as Django's own list of users does, against which it is measured too. Without a goal: what reads
-all rows because staff ask for just that, "Show counts" and engines that are not known.
+Both databases exist at the same time, and are queried in turn. Each filter finds a full page of
+rows in both. The goal is the same number of queries, and at most 1.5 times the duration. A search
+reads all user names, as Django's own list of users does, with which it is compared too. "Show
+counts" and the filter for unknown engines have no goal, because they have to read all rows.
 """
 
 from collections.abc import Iterator
@@ -32,11 +32,10 @@ READS_ALL = {
     "first page with counts beside the filters": "_facets=True",
 }
 NOTES = """
-The search misses its goal, and is to: "any part of a name or an address" cannot be looked up in an
-index, so that the database reads every user (EXPLAIN.md: a scan of `auth_user`), here as in
-Django's own admin. An earlier version looked for a user of exactly this name first, which takes an
-index, and showed only that one: whoever searched for "ana" was not told of "anabel". A right
-answer comes first.
+The search misses its goal, by design: an index cannot find "any part of a name or an address", so
+the database reads every user (EXPLAIN.md: a scan of `auth_user`), as in Django's own admin. An
+earlier version first looked for a user with exactly this name, which uses an index, and showed only
+that one. A search for "ana" did not find "anabel". A correct result is more important.
 """
 
 
@@ -82,10 +81,10 @@ def measure(stage: Stage) -> Iterator[Figure]:
                 f"{' or '.join(map(str, sorted(counts)))}",
             )
 
-        for what, query in PAGES.items():
+        for what, query in list(PAGES.items())[: stage.size(len(PAGES), 2)]:
             yield compare(what, query, 1.5)
         yield compare("search", SEARCH, 1.5)
-        for what, query in READS_ALL.items():
+        for what, query in list(READS_ALL.items())[: stage.size(len(READS_ALL), 1)]:
             yield compare(what, query, None)
         connections["default"] = big
         rounds = alternate(
@@ -103,7 +102,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
 
 @contextmanager
 def small_copy() -> Iterator:
-    """Copy the database as it is now, and yield a connection to the copy."""
+    """Copy the database, and yield a connection to the copy."""
     from django.db import connection, connections
 
     creation = connection.creation

@@ -1,9 +1,9 @@
-"""Celery over Redis: the same 4,000 sessions with 1, 2 and 4 worker processes, 50 ms to Garmin.
+"""Celery with Redis: the same 4,000 sessions with 1, 2 and 4 worker processes, 50 ms to Garmin.
 
-Pool prefork, ``--concurrency`` 1, 2 or 4, ``worker_prefetch_multiplier`` 1, acknowledged late, no
-result backend; from the first message sent to the last session checked. The overhead is what a task
-takes of its process beside Garmin's 50 ms, and beside what the same check takes in a plain loop. On
-so few cores, workers, Redis, PostgreSQL and the simulator wait for one another.
+The pool is prefork, with ``--concurrency`` 1, 2 or 4, ``worker_prefetch_multiplier`` 1, late
+acknowledgement and no result backend. The time runs from the first message sent to the last session
+checked. The overhead is what a task takes besides Garmin's 50 ms and the time of the same check in
+a plain loop. On so few cores, workers, Redis, PostgreSQL and the simulator wait for one another.
 """
 
 import os
@@ -32,7 +32,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
     os.environ["GARMIN_AUTH_TEST_BROKER"] = BROKERS["redis"]
     os.environ["GARMIN_AUTH_TEST_QUEUE"] = f"garmin_auth_benchmark_{os.getpid()}"
     os.environ["GARMIN_AUTH_TEST_PARENT"] = str(os.getpid())
-    import tests.celery_app  # noqa: F401 - becomes the current app
+    import tests.checking.celery_app  # noqa: F401 - becomes the current app
     from garmin_auth.health import check_session
     from garmin_auth.tasks import enqueue_due_sessions
 
@@ -77,18 +77,18 @@ def now() -> Any:
 
 
 def warm_up(users: list[Any]) -> None:
-    """Let every process of the worker import what it needs."""
+    """Let every process of the worker import its modules."""
     from garmin_auth.models import GarminAuthenticationState as State
-    from garmin_auth.tasks import check_session
+    from garmin_auth.tasks import check_stored_session
 
     since = now()
     for pk in State.objects.filter(user__in=users).values_list("pk", flat=True):
-        check_session.apply_async((pk,), ignore_result=True)
+        check_stored_session.apply_async((pk,), ignore_result=True)
     wait_for(len(users), since)
 
 
 def wait_for(number: int, since: Any) -> None:
-    """Wait until so many sessions have been checked."""
+    """Wait until this many sessions have been checked."""
     from garmin_auth.models import GarminAuthenticationState as State
 
     patience = time.monotonic() + 120 + number * 0.2
@@ -99,15 +99,15 @@ def wait_for(number: int, since: Any) -> None:
 
 @contextmanager
 def worker(processes: int) -> Iterator[None]:
-    """Run a Celery worker with so many processes."""
+    """Run a Celery worker with this many processes."""
     options = ["--pool", "prefork", "--concurrency", str(processes), "--loglevel", "ERROR"]
     options += ["--without-gossip", "--without-mingle"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "tests.celery_app", "worker", *options],
+        [sys.executable, "-m", "celery", "-A", "tests.checking.celery_app", "worker", *options],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Of a group of its own.
+        start_new_session=True,  # In its own process group.
     )
     try:
         yield

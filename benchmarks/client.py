@@ -1,9 +1,9 @@
-"""Open a session, make one call, close it; against a garth client made anew, and the same call.
+"""Open a session, make one call and close it, compared with the same call of a new garth client.
 
-No latency. A garth client reads the trusted authorities and opens a TLS connection of its own each
-time; ours takes a connection from the process's pool, which pays for the database. The goal is
-held with the authorities that every site trusts (certifi's, and the simulator's with them); the
-same with a bundle of one certificate shows how much of the ratio they are.
+There is no latency. Each garth client reads the trusted authorities and opens a new TLS connection.
+Ours takes a connection from the process's pool, which compensates for the database. The goal is for
+the authorities that every site trusts (certifi's, together with the simulator's). The same with a
+single certificate shows how much of the ratio they account for.
 """
 
 import os
@@ -15,12 +15,11 @@ from benchmarks.stage import PATH, Stage, alternate, per_item, ratios
 
 DATABASES = ("postgresql", "sqlite")
 NOTES = """
-With one trusted certificate, nothing is left of what the pool saves but a handshake on loopback,
-without a network's round trips: about as much as one SELECT and one UPDATE cost. Of our own time
-(cProfile, PostgreSQL, 100 blocks), 46 % is spent waiting for PostgreSQL, most of it for the
-UPDATE's commit, 34 % in the request, waiting for the simulator, and 20 % in Python: 8 % Django
-building the two statements, 5 % requests preparing the request, 3 % opening the session (Fernet,
-pydantic).
+With one trusted certificate, the pool only saves a handshake on loopback, without a network's round
+trips, which is about as much as one SELECT and one UPDATE cost. Of the app's own time (cProfile,
+PostgreSQL, 100 blocks), 46 % is spent waiting for PostgreSQL, mostly for the commit of the UPDATE;
+34 % waiting for the simulator; and 20 % in Python: 8 % in Django, building the two statements, 5 %
+in requests, preparing the request, and 3 % opening the session (Fernet, pydantic).
 """
 
 

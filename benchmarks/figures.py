@@ -1,4 +1,4 @@
-"""What was measured, against which goal, on which machine, and how that is shown."""
+"""The measurements, their goals, the machine, and how they are shown."""
 
 import os
 import platform
@@ -18,10 +18,10 @@ class Figure:
     Args:
         what: what was compared with what.
         value: the median.
-        unit: what follows the number: "×" for a ratio, else "ms", "/s", "MB" or nothing.
-        low, high: the least and the greatest of the rounds.
-        at_most, at_least: the goal, None where there is none.
-        note: what the ratio is made of, in a few words.
+        unit: the unit after the number: "×" for a ratio, else "ms", "/s", "MB" or nothing.
+        low, high: the minimum and maximum of the rounds.
+        at_most, at_least: the goal, None if there is none.
+        note: the values behind the ratio, in a few words.
     """
 
     what: str
@@ -35,7 +35,7 @@ class Figure:
 
     @classmethod
     def of(cls, what: str, values: Iterable[float], **options) -> "Figure":
-        """Make one of the values of all rounds."""
+        """Make a figure from the values of all rounds."""
         values = list(values)
         return cls(what, statistics.median(values), low=min(values), high=max(values), **options)
 
@@ -47,7 +47,7 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        """PASS or FAIL, "" where there is no goal."""
+        """PASS or FAIL, "" if there is no goal."""
         if self.at_most is not None:
             return "PASS" if self.value <= self.at_most else "FAIL"
         if self.at_least is not None:
@@ -70,7 +70,7 @@ HEAD = ("measured", "median", "rounds", "goal", "", "made of")
 
 
 def number(value: float | None) -> str:
-    """Write a number with as many digits as it is worth."""
+    """Format a number with its significant digits."""
     if value is None:
         return ""
     if value == int(value) and value < 1000:
@@ -79,7 +79,7 @@ def number(value: float | None) -> str:
 
 
 def as_text(figures: Iterable[Figure]) -> str:
-    """Lay the figures out for a terminal."""
+    """Format the figures for a terminal."""
     rows = [HEAD, *(figure.cells() for figure in figures)]
     widths = [max(len(row[at]) for row in rows) for at in range(len(HEAD) - 1)]
     return "\n".join(
@@ -89,13 +89,13 @@ def as_text(figures: Iterable[Figure]) -> str:
 
 
 def as_markdown(figures: Iterable[Figure]) -> str:
-    """Lay the figures out as a table of Markdown."""
+    """Format the figures as a Markdown table."""
     rows = [HEAD, ("---",) * len(HEAD), *(figure.cells() for figure in figures)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def machine() -> dict[str, str]:
-    """Return what the figures depend on, beside our code."""
+    """Return what the figures depend on, besides our code."""
     with open("/proc/cpuinfo") as lines:
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -1,4 +1,4 @@
-"""What a site does without this app: a garth client made anew for each user."""
+"""What a site does without this app: create a garth client for each user."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from benchmarks.stage import PATH
 
 
 def loop(sessions: Iterable[str]) -> None:
-    """Ask for each session's profile, one after the other."""
+    """Fetch the profile of each session, one after another."""
     for data in sessions:
         client = garth.Client()
         client.loads(data)

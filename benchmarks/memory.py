@@ -1,8 +1,8 @@
-"""Memory: peak of ``check_garmin_sessions --workers 16`` in a fresh process, by number of rows.
+"""Memory: the peak of ``check_garmin_sessions --workers 16`` in a new process, by number of rows.
 
-100,000 rows against 1,000, all fresh enough for ``--max-age`` to skip; then 10,000 real checks
-against 1,000. The peak is the kernel's VmHWM of the process; ``ru_maxrss`` would count what its
-parent had when it started it.
+100,000 rows are compared with 1,000, all of them skipped because of ``--max-age``; then 10,000 real
+checks with 1,000. The peak is the kernel's VmHWM of the process, because ``ru_maxrss`` would
+include the memory of its parent when it was started.
 """
 
 import statistics
@@ -31,13 +31,14 @@ print(report["checked"], report["skipped"], int(status["VmHWM"].split()[0]) / 10
 def measure(stage: Stage) -> Iterator[Figure]:
     few, many = stage.size(1000, 30), stage.size(10_000, 60)
     stage.connect(few)
-    real = {few: [peak(checked=few) for _ in range(3)]}
-    fresh = {few: [peak("--max-age", "2d", skipped=few) for _ in range(3)]}
+    times = range(stage.size(3, 1))
+    real = {few: [peak(checked=few) for _ in times]}
+    fresh = {few: [peak("--max-age", "2d", skipped=few) for _ in times]}
     stage.connect(many - few)
     real[many] = [peak(checked=many)]
     fresh_many = stage.size(100_000, 120)
     fill_with_fresh(fresh_many)
-    fresh[fresh_many] = [peak("--max-age", "2d", skipped=fresh_many) for _ in range(3)]
+    fresh[fresh_many] = [peak("--max-age", "2d", skipped=fresh_many) for _ in times]
     yield figure("rows that are skipped", fresh, 1.10)
     yield figure("real checks", real, 1.15)
 
@@ -54,7 +55,7 @@ def figure(what: str, peaks: dict[int, list[float]], at_most: float) -> Figure:
 
 
 def peak(*options: str, checked: int = 0, skipped: int = 0) -> float:
-    """Check in a process of its own, and return the most memory that it had, in MB."""
+    """Run the check in a new process, and return its peak memory in MB."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD, "--workers", "16", *options],
         cwd=ROOT,
@@ -68,7 +69,7 @@ def peak(*options: str, checked: int = 0, skipped: int = 0) -> float:
 
 
 def fill_with_fresh(number: int) -> None:
-    """Add rows that have just been validated, until there are so many."""
+    """Add rows that have just been validated, up to this number."""
     from django.contrib.auth.models import User
     from django.utils import timezone
 

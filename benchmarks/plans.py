@@ -1,7 +1,7 @@
-"""Which indexes serve the checks, the purge and the admin's list: plans on 100,000 rows.
+"""Which indexes the checks, the purge and the admin's list use: plans for 100,000 rows.
 
-``EXPLAIN (ANALYZE)`` of what the code really asks, in EXPLAIN.md; an index that no plan uses is one
-too many.
+EXPLAIN.md shows ``EXPLAIN (ANALYZE)`` of the statements that the code really sends. An index that
+no plan uses should be removed.
 """
 
 import re
@@ -19,9 +19,9 @@ DATABASES = ("postgresql",)
 FILE = Path(__file__).with_name("EXPLAIN.md")
 HEAD = """# Plans
 
-Written by `make bench`: `EXPLAIN (ANALYZE)` on PostgreSQL of what the code asks of a table with
+Written by `make bench`: `EXPLAIN (ANALYZE)` on PostgreSQL of the code's statements on a table with
 {rows:,} rows (58 of 100 connected and used, 12 connected, 18 disconnected, 12 waiting for a code),
-after VACUUM ANALYZE. Queries of sessions, users and permissions are Django's, and left out.
+after VACUUM ANALYZE. Django's own queries of sessions, users and permissions are left out.
 
 """
 
@@ -63,7 +63,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
 
 
 def explaining(table: str, plans: list[tuple[str, str]]) -> Callable[..., Any]:
-    """Return a wrapper that explains every statement on the table before it is executed."""
+    """Return a wrapper that explains every statement on the table before it runs."""
 
     def explain(execute, sql, params, many, context):
         if table in sql and sql.startswith(("SELECT", "UPDATE")):
@@ -80,7 +80,7 @@ def explaining(table: str, plans: list[tuple[str, str]]) -> Callable[..., Any]:
 
 
 def in_short(sql: str) -> str:
-    """Return what tells one statement from another: its columns are of no interest."""
+    """Return the statement without its columns, which do not matter for the plan."""
     what = re.sub(r'^SELECT (?!COUNT).*? FROM "', 'SELECT … FROM "', sql)
     what = re.sub(r" SET .*? WHERE ", " SET … WHERE ", what)
     return f"`{re.sub(r'(%s, )+', '…, ', what)}`"
@@ -91,12 +91,12 @@ def shortened(plan: str) -> str:
 
 
 def works() -> dict[str, Callable[[], Any]]:
-    """Return what is to be explained, by its title."""
+    """Return the actions to explain, by title."""
     from django.contrib.auth.models import User
     from django.test import Client
     from django.urls import reverse
 
-    from garmin_auth.claims import CheckRun, due_sessions
+    from garmin_auth.checking.claims import CheckRun, due_sessions
     from garmin_auth.health import purge_challenges
     from garmin_auth.models import GarminAuthenticationState as State
 
@@ -106,7 +106,7 @@ def works() -> dict[str, Callable[[], Any]]:
     url = reverse("admin:garmin_auth_garminauthenticationstate_changelist")
 
     def run(due: Any) -> None:
-        """A batch of those never checked; with those out of the way, one of the others."""
+        """Claim a batch of rows never checked, and then, without those, one of the others."""
         check_run = CheckRun(due, batch=64, seconds=60)
         next(iter(check_run))
         check_run.release()

@@ -1,7 +1,7 @@
-"""What the benchmarks stand on: a simulated Garmin in its own process, a database, sessions in it.
+"""What the benchmarks use: a simulated Garmin in its own process, and a database with sessions.
 
 ``python -m benchmarks.stage NAME DATABASE [--quick]`` runs one benchmark on one database, and
-prints what it measured as one line of JSON.
+prints the result as one line of JSON.
 """
 
 import importlib
@@ -37,12 +37,12 @@ with GarminSimulator() as garmin:
 
 
 class Stage:
-    """What a benchmark is given.
+    """What a benchmark gets.
 
     Args:
         garmin: the simulator.
         database: ``"sqlite"`` or ``"postgresql"``.
-        quick: whether to take tiny numbers, to see that the benchmark runs.
+        quick: whether to use tiny numbers, only to see that the benchmark runs.
     """
 
     def __init__(self, garmin: RemoteGarminSimulator, database: str, quick: bool) -> None:
@@ -52,7 +52,7 @@ class Stage:
         return quick if self.quick else number
 
     def connect(self, number: int) -> list[tuple[Any, str]]:
-        """Store so many new sessions, each of its own Garmin account; return users and sessions."""
+        """Store this many sessions of different Garmin accounts. Return users and sessions."""
         from django.contrib.auth.models import User
 
         from garmin_auth.models import GarminAuthenticationState as State
@@ -72,7 +72,7 @@ class Stage:
         return sessions
 
     def fill(self, number: int) -> None:
-        """Add rows until there are so many, as a site has them; their sessions are not used."""
+        """Add typical rows, up to this number. Their sessions are not used."""
         from django.contrib.auth.models import User
         from django.db import connection
         from django.utils import timezone
@@ -95,7 +95,7 @@ class Stage:
             State.objects.bulk_create(
                 self._row(State, user.pk, n, data, now) for n, user in enumerate(users, start)
             )
-        # Not in the order of their keys, as life has it; then as autovacuum would leave it.
+        # In a random order, as in a real table, and then as autovacuum would leave it.
         rows = State.objects.all()
         for rest in range(7):
             changed = now - timedelta(minutes=rest)
@@ -108,7 +108,7 @@ class Stage:
 
     @staticmethod
     def _row(model: Any, user_id: Any, n: int, data: str, now: Any) -> Any:
-        """Of each kind there are enough among 1,000 for a full page of the admin's list."""
+        """Among 1,000 rows, each kind fills a page of the admin's list."""
         state = model(user_id=user_id, engine="garth" if n % 10 < 7 else "garminconnect")
         kind = n % 100
         if kind < 70:  # Connected; of these 12 not yet used, and 12 not lately.
@@ -132,9 +132,9 @@ class Stage:
 
 
 def alternate(rounds: int, **works: Callable[[], Any]) -> dict[str, list[float]]:
-    """Time these in turn, in as many rounds, and return the seconds of each by its name.
+    """Time these in turn, in this many rounds, and return the seconds of each by its name.
 
-    Each has one turn before, to warm up; every other round goes backwards.
+    Each runs once before, to warm up. Every other round runs in reverse order.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
@@ -158,7 +158,7 @@ def per_item(seconds: list[float], number: int) -> str:
 
 @contextmanager
 def simulator() -> Iterator[RemoteGarminSimulator]:
-    """Run a simulator in a process of its own."""
+    """Run a simulator in its own process."""
     process = subprocess.Popen(
         [sys.executable, "-c", SIMULATOR],
         cwd=ROOT,
@@ -177,9 +177,9 @@ def simulator() -> Iterator[RemoteGarminSimulator]:
 
 @contextmanager
 def authorities(garmin: RemoteGarminSimulator) -> Iterator[str]:
-    """Yield a bundle of certifi's authorities and the simulator's: as many as sites really trust.
+    """Yield a bundle of certifi's authorities and the simulator's, as many as real sites trust.
 
-    To read them is what most of a new TLS connection costs, and no site trusts a single one.
+    Reading them is most of the cost of a new TLS connection.
     """
     import certifi
 
@@ -192,7 +192,7 @@ def authorities(garmin: RemoteGarminSimulator) -> Iterator[str]:
 
 @contextmanager
 def database() -> Iterator[None]:
-    """Make a database by Django's test runner, with a name of its own, and drop it in the end."""
+    """Create a database with Django's test runner, under its own name, and drop it at the end."""
     from django.db import connection
     from django.test.runner import DiscoverRunner
 
@@ -201,7 +201,7 @@ def database() -> Iterator[None]:
     connection.settings_dict["TEST"]["NAME"] = path + name + (".sqlite3" if path else "")
     runner = DiscoverRunner(interactive=False, verbosity=0)
     old = runner.setup_databases()
-    # Child processes find it by this.
+    # Child processes find it with this.
     os.environ["GARMIN_AUTH_DATABASE_NAME"] = str(connection.settings_dict["NAME"])
     try:
         yield
@@ -213,10 +213,10 @@ def main() -> None:
     name, on, *options = sys.argv[1:]
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
     os.environ["GARMIN_AUTH_TEST_DATABASE"] = on
-    # Of garth itself, which every benchmark that has it imports.
+    # From garth itself.
     warnings.filterwarnings("ignore", "Garth is deprecated", DeprecationWarning)
     with simulator() as garmin, authorities(garmin) as bundle:
-        # Ours is led by its settings, which read the former; the libraries are led by the latter.
+        # Our settings read the first; the libraries read the second.
         os.environ.update({**garmin.environment, **garmin.library_environment})
         os.environ["GARMIN_SIMULATOR_CA_BUNDLE"] = os.environ["REQUESTS_CA_BUNDLE"] = bundle
         import django

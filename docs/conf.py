@@ -1,7 +1,7 @@
-"""What Sphinx builds docs/ with: ``make docs``. Nothing is asked of the network.
+"""Sphinx's configuration for docs/ (``make docs``). It makes no network requests.
 
-A line ``<!-- generated: settings -->`` or ``<!-- generated: command NAME -->`` in a page becomes a
-table, taken from the code, so that it is never out of date.
+In the pages, a line ``<!-- generated: settings -->`` or ``<!-- generated: command NAME -->`` is
+replaced with a table from the code, so it is never out of date.
 """
 
 import os
@@ -34,7 +34,7 @@ python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
 add_module_names = False
 
-# What the pages' blocks are called, and what Pygments calls it.
+# Our names of languages, and those of Pygments.
 LEXERS = {"html": "html+django", "cron": "text"}
 
 html_theme = "furo"
@@ -45,7 +45,7 @@ html_show_copyright = False
 
 
 def fill_in(app, docname, source):
-    """Replace the lines of a page that ask for something generated, and name the files."""
+    """Replace the "generated" lines of a page, and show the file names of code blocks."""
     text = re.sub(
         r"^<!-- generated: (.+) -->$", lambda found: generate(found[1]), source[0], flags=re.M
     )

@@ -1,6 +1,6 @@
-"""Tables of what the code has, for the pages of docs/reference; conf.py puts them there."""
+"""Generate the tables of docs/reference from the code. conf.py inserts them."""
 
-# Django's own, which every command has.
+# Django's own options, which every command has.
 DJANGO_OPTIONS = {"--help", "--version", "--verbosity", "--settings", "--pythonpath", "--traceback"}
 DJANGO_OPTIONS |= {"--no-color", "--force-color", "--skip-checks"}
 
@@ -16,7 +16,7 @@ def generate(what: str) -> str:
 
 
 def settings_table() -> str:
-    """Return a table of all settings: the name, the default, and the property's docstring."""
+    """Return a table of all settings: name, default, and the property's docstring."""
     from django.conf import settings
     from django.test import override_settings
 
@@ -33,7 +33,7 @@ def settings_table() -> str:
 
 
 def command_table(name: str) -> str:
-    """Return what a command does, its usage, and a table of its arguments, from its ``--help``."""
+    """Return a command's help text and a table of its arguments."""
     from django.core.management import get_commands, load_command_class
 
     command = load_command_class(get_commands()[name], name)

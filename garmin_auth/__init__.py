@@ -1,3 +1,3 @@
-"""Each user's Garmin Connect session, encrypted in the site's database."""
+"""Keep each user's Garmin Connect session, encrypted, in the site's database."""
 
 __version__ = "0.1.0"

@@ -1,25 +1,25 @@
-"""What there is for one user, for pages and code that show it, an unreadable row included."""
+"""The state of one user's Garmin connection, for pages and code. Unreadable rows have one too."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from cryptography.fernet import InvalidToken
-from django.db.models import BooleanField, ExpressionWrapper, Q
-from django.urls import reverse
+from django.db.models import BooleanField, ExpressionWrapper
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 from django.views.decorators.debug import sensitive_variables
 
 from .conf import conf
 from .engines import is_installed
-from .exceptions import GarminAuthError, LoginInterrupted, RateLimited
-from .failures import from_record
-from .models import LOGIN_KEPT, EndedReason, GarminAuthenticationState, Status
-
-# For so long before a session ends by itself, its user is told.
-ENDS_SOON = timedelta(days=30)
+from .exceptions import GarminAuthError, LoginInterrupted, RateLimited, SessionUnreadable
+from .logins.permission import refusal_of
+from .logins.records import from_record
+from .models import EndedReason, GarminAuthenticationState, Status
+from .reversing import page_url
+from .storage.lifetimes import ends_soon
+from .storage.querysets import HAS_SESSION, LOGIN_KEPT
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,20 @@ class Account:
     Args:
         status: NONE, MFA_PENDING, ACTIVE or DISCONNECTED.
         connected: whether a session is stored, whatever the status.
-        readable: whether the keys open what is stored, and its engine is installed.
+        readable: whether the session can be decrypted, and its engine is installed.
         name: the Garmin user name; "" if not connected, not known or not readable.
-        engine: the engine that wrote the session; "" if not connected.
-        connected_at: when this session began.
-        last_validated: when it last worked.
-        ends_at: when it ends by itself at the latest, None if not known.
-        ended_reason: why there is no session; "" while there is one.
-        login_under_way: whether a login outside a request is being made.
-        login_failure: how the last one failed, until the next, for an hour; None: it did not.
+        engine: name of the engine that wrote the session; "" if not connected.
+        connected_at: when the session started.
+        last_validated: when the session last worked.
+        failing_since: since when it has not worked, None unless it has failed for
+            ``GARMIN_AUTH_FAILING_AFTER`` while others worked.
+        failing_reason: the ``FailingReason``, "" if it is not failing.
+        ends_at: when the session ends at the latest, None if not known.
+        ends_soon_at: of a session that use prolongs, from when on it counts as ending soon.
+        ended_reason: why no session is stored; "" while one is.
+        login_under_way: whether a background login is in progress.
+        login_failure: why the last background login failed, kept for an hour or until the next
+            login; None if it did not fail.
     """
 
     status: Status
@@ -47,19 +52,25 @@ class Account:
     engine: str = ""
     connected_at: datetime | None = None
     last_validated: datetime | None = None
+    failing_since: datetime | None = None
+    failing_reason: str = ""
     ends_at: datetime | None = None
+    ends_soon_at: datetime | None = None
     ended_reason: str = EndedReason.NEVER
     login_under_way: bool = False
     login_failure: GarminAuthError | None = None
 
     @property
     def ends_soon(self) -> bool:
-        """Whether the session ends by itself within 30 days, or should have ended already."""
-        return _ends_soon(self.ends_at)
+        """Whether the session ends within 30 days, or has ended.
+
+        Of a session that use prolongs, whether three quarters of its life have passed without that.
+        """
+        return ends_soon(self.ends_at, self.ends_soon_at)
 
     @property
     def overdue(self) -> bool:
-        """Whether the session should have ended by itself already."""
+        """Whether the session should have ended already."""
         return self.ends_at is not None and self.ends_at <= timezone.now()
 
 
@@ -68,13 +79,16 @@ class Badge:
     """A user's Garmin connection in a few words, for a site's own pages.
 
     Args:
-        status: ``"connected"``, ``"ends_soon"``, ``"connecting"``, ``"waiting"`` (for a code),
-            ``"ended"`` (by Garmin) or ``"not_connected"``.
-        label: that, for the user.
-        action: what the user can do next.
-        url: where; it takes ``?next=``.
-        session_ended: whether Garmin has ended the session and there is no new one yet, whatever
-            the status.
+        status: ``"connected"``, ``"failing"`` (for ``GARMIN_AUTH_FAILING_AFTER``),
+            ``"ends_soon"``, ``"connecting"``, ``"waiting"`` (for a code), ``"ended"`` (by Garmin)
+            or ``"not_connected"``.
+        label: the status in words, for the user.
+        action: what the user can do next, in words.
+        url: the page for that action; it accepts ``?next=``. "" if ``GARMIN_AUTH_MAY_CONNECT`` does
+            not let the user do that, or if the site has not included our URLs, or only under a
+            prefix that captures what is not known here.
+        session_ended: whether Garmin has ended the session and the user has not connected again but
+            may do so, whatever the status.
     """
 
     status: str
@@ -86,97 +100,142 @@ class Badge:
 
 # By status: label, action, and the name of its URL.
 _BADGES = {
-    "connected": (_("Connected"), _("Manage your Garmin connection"), "status"),
-    "ends_soon": (_("Ends soon"), _("Connect your Garmin account again"), "login"),
-    "connecting": (_("Connecting"), _("See how your Garmin login goes"), "progress"),
-    "waiting": (_("Waiting for a code"), _("Type the code from Garmin"), "mfa"),
-    "ended": (_("Ended by Garmin"), _("Connect your Garmin account again"), "login"),
-    "not_connected": (_("Not connected"), _("Connect your Garmin account"), "login"),
+    "connected": (
+        pgettext_lazy("garmin_auth", "Connected"),
+        _("Manage your Garmin connection"),
+        "status",
+    ),
+    "ends_soon": (
+        pgettext_lazy("garmin_auth", "Expires soon"),
+        _("Connect your Garmin account again"),
+        "login",
+    ),
+    "failing": (
+        pgettext_lazy("garmin_auth", "Not working"),
+        _("View what you can do about your Garmin connection"),
+        "status",
+    ),
+    "connecting": (
+        pgettext_lazy("garmin_auth", "Connecting"),
+        _("View the progress of your Garmin connection"),
+        "progress",
+    ),
+    "waiting": (
+        pgettext_lazy("garmin_auth", "Verification code required"),
+        _("Enter your Garmin verification code"),
+        "mfa",
+    ),
+    "ended": (
+        _("Disconnected by Garmin"),
+        _("Connect your Garmin account again"),
+        "login",
+    ),
+    "not_connected": (
+        pgettext_lazy("garmin_auth", "Not connected"),
+        _("Connect your Garmin account"),
+        "login",
+    ),
 }
 
 
-def badge_of(user: Any) -> Badge | None:
-    """Return what there is for the user in a few words, with one query and nothing decrypted.
+def badge_of(user: Any, request: Any = None) -> Badge | None:
+    """Return the state of the user's connection in a few words, without decrypting anything.
+
+    This takes one query.
 
     Args:
-        user: an ``AUTH_USER_MODEL`` instance; or an AnonymousUser or None, for whom there is no
-            badge and no query.
+        user: an ``AUTH_USER_MODEL`` instance, an AnonymousUser, or None.
+        request: the current request, if any. It is needed for the URL where our URLs are included
+            under a prefix that captures something, such as ``<slug:club>/garmin/``.
+
+    Returns:
+        The badge; None, without a query, for an anonymous user.
     """
     if user is None or not user.is_authenticated:
         return None
     row = (
-        GarminAuthenticationState.objects.current()
+        GarminAuthenticationState.objects.using_write_db()
         .with_login_under_way()
-        .annotate(
-            has_session=ExpressionWrapper(
-                Q(session_data__isnull=False), output_field=BooleanField()
-            )
-        )
+        .with_failing()
+        .annotate(has_session=ExpressionWrapper(HAS_SESSION, output_field=BooleanField()))
         .filter(user_id=user.pk)
         .values(
-            "has_session", "login_under_way", "mfa_started_at", "session_ends_at", "ended_reason"
+            "has_session",
+            "is_failing",
+            "login_under_way",
+            "mfa_started_at",
+            "session_ends_at",
+            "session_ends_soon_at",
+            "ended_reason",
         )
         .first()
     )
     status = _badge_status(row) if row else "not_connected"
     label, action, name = _BADGES[status]
+    if name in ("login", "mfa") and refusal_of(user):
+        return Badge(status, str(label), str(action), url="")
     ended = row is not None and row["ended_reason"] == EndedReason.EXPIRED
-    return Badge(status, str(label), str(action), reverse(f"garmin_auth:{name}"), ended)
+    return Badge(status, str(label), str(action), page_url(name, request), ended)
 
 
 def _badge_status(row: Mapping[str, Any]) -> str:
-    """Return what matters most: first what the user is doing, then what they should do."""
+    """Return the badge's status. A login in progress takes precedence over the session."""
     if row["login_under_way"]:
         return "connecting"
     began, ttl = row["mfa_started_at"], timedelta(seconds=conf.MFA_TTL)
     if began is not None and timezone.now() < began + ttl:
         return "waiting"
+    if row["is_failing"]:
+        return "failing"
     if row["has_session"]:
-        return "ends_soon" if _ends_soon(row["session_ends_at"]) else "connected"
+        soon = ends_soon(row["session_ends_at"], row["session_ends_soon_at"])
+        return "ends_soon" if soon else "connected"
     return "ended" if row["ended_reason"] == EndedReason.EXPIRED else "not_connected"
-
-
-def _ends_soon(ends_at: datetime | None) -> bool:
-    return ends_at is not None and ends_at - timezone.now() <= ENDS_SOON
 
 
 @sensitive_variables()
 def account_of(user: Any) -> Account:
-    """Return what there is for the user.
+    """Return the state of the user's connection.
 
     Args:
         user: an ``AUTH_USER_MODEL`` instance.
+
+    Returns:
+        The Account. If the user has no row, its status is NONE.
     """
-    states = GarminAuthenticationState.objects.current().with_login_under_way()
-    rows = states.filter(user_id=user.pk)
-    readable = True
-    state: Any  # Carries login_under_way, which is no field.
-    try:
-        # The session too: what cannot be opened is of no use, however readable its name.
-        state = rows.defer(None).defer("mfa_challenge").first()
-    except (InvalidToken, UnicodeDecodeError, TypeError):
-        state, readable = rows.first(), False
+    states = (
+        GarminAuthenticationState.objects.using_write_db().with_login_under_way().with_failing()
+    )
+    state: Any = states.filter(user_id=user.pk).first()  # Any, for what is not a field.
     if state is None:
         return Account(Status.NONE)
     status = Status(state.status)
-    openable = readable and is_installed(state.engine)
     under_way, failure = state.login_under_way, _failure(state)
-    if readable and state.session_data is None:
+    if state.session_data is None:
         return Account(
             status,
             ended_reason=state.ended_reason,
             login_under_way=under_way,
             login_failure=failure,
         )
+    openable, name = is_installed(state.engine), ""
+    try:
+        state.session_data.decrypt()  # A readable name is useless without it.
+        name = state.account_name.decrypt() if state.account_name else ""
+    except SessionUnreadable:
+        openable = False
     return Account(
         status,
         connected=True,
         readable=openable,
-        name=(openable and state.account_name) or "",
+        name=name if openable else "",
         engine=state.engine,
         connected_at=state.connected_at,
         last_validated=state.last_validated,
+        failing_since=state.failing_since if state.is_failing else None,
+        failing_reason=state.failing_reason if state.is_failing else "",
         ends_at=state.session_ends_at,
+        ends_soon_at=state.session_ends_soon_at,
         ended_reason="",
         login_under_way=under_way,
         login_failure=failure,
@@ -193,6 +252,6 @@ def _failure(state: Any) -> GarminAuthError | None:
         return LoginInterrupted("The process of this login has given no sign of life.")
     error = from_record(state.login_failure)
     if isinstance(error, RateLimited) and error.retry_after is not None:
-        # A part of the wait is over.
+        # Part of the wait is over.
         error.retry_after = max(1, error.retry_after - int(age.total_seconds()))
     return error

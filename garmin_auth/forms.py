@@ -1,4 +1,4 @@
-"""The forms on which a user logs in at Garmin."""
+"""The forms for connecting with Garmin."""
 
 import re
 import unicodedata
@@ -6,42 +6,94 @@ from typing import Any
 
 from django import forms
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 
-# Garmin's codes have six digits; a length that we have not seen should not lock anybody out.
+from .engines.secret import Secret
+
+# Garmin's codes have six digits. Other lengths are accepted, so that a change at Garmin locks
+# nobody out.
 CODE = re.compile(r"[0-9]{4,8}")
 
 
 class SecretField(forms.CharField):
-    """A password or a code: what was typed is never shown again, whatever widget a site uses."""
+    """A password, a key or a code: its cleaned value is a ``Secret``.
+
+    It is never rendered again, whatever widget a site uses.
+    """
+
+    def clean(self, value: Any) -> Any:
+        return Secret(super().clean(value))
 
     def bound_data(self, data: Any, initial: Any) -> None:
-        # SECURITY: nor is it a variable of the frames that render the form, which an error report
-        # would print when a template fails.
+        # SECURITY: this also keeps the value out of the frames that render the form. If a template
+        # fails, an error report prints their variables.
         return None
 
 
 class LoginForm(forms.Form):
-    """E-mail address and password of a Garmin account."""
+    """The email address and password of a Garmin account."""
 
-    email = forms.EmailField(
-        label=_("Garmin e-mail address"),
+    # Not an EmailField: Garmin has user names, phone numbers in China, and addresses that Django
+    # would refuse. Garmin judges it.
+    email = forms.CharField(
+        label=_("Garmin email address"),
         max_length=254,
-        widget=forms.EmailInput(attrs={"autocomplete": "username", "spellcheck": "false"}),
+        # SECURITY: the values of both "autocomplete" keep browsers from filling in the password
+        # that they have saved for this site. With "username" and "current-password", and with "off"
+        # and "current-password", Chromium does.
+        widget=forms.TextInput(
+            attrs={
+                "autocapitalize": "none",
+                "autocomplete": "email",
+                "inputmode": "email",
+                "spellcheck": "false",
+            }
+        ),
     )
     password = SecretField(
         label=_("Garmin password"),
-        help_text=_("It goes to Garmin once and is not stored here."),
+        help_text=_("Your password is sent to Garmin once and is not stored on this site."),
         max_length=1024,
         strip=False,
-        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+    )
+
+
+class KeyForm(forms.Form):
+    """A key that the user has created in Garmin Connect, and how long it is valid."""
+
+    # SECURITY: not a PasswordInput, into which browsers fill the password that they have saved for
+    # this site, and which they offer to save.
+    key = SecretField(
+        label=pgettext_lazy("garmin_auth", "Key"),
+        help_text=_("The key is stored encrypted and is not shown again."),
+        max_length=4096,
+        widget=forms.TextInput(
+            attrs={"autocapitalize": "none", "autocomplete": "off", "spellcheck": "false"}
+        ),
+    )
+    days = forms.TypedChoiceField(
+        label=_("How long is the key valid?"),
+        help_text=_("Counted from today, so that you are told in time to replace the key."),
+        choices=[
+            ("", pgettext_lazy("garmin_auth", "I don't know")),
+            # What Garmin offers.
+            ("30", pgettext_lazy("garmin_auth", "30 days")),
+            ("90", pgettext_lazy("garmin_auth", "90 days")),
+            ("180", pgettext_lazy("garmin_auth", "180 days")),
+            ("365", pgettext_lazy("garmin_auth", "365 days")),
+        ],
+        coerce=int,
+        empty_value=None,
+        required=False,
     )
 
 
 class MFAForm(forms.Form):
-    """The code that Garmin sent."""
+    """The verification code, which Garmin sent or an authenticator app shows."""
 
     code = SecretField(
-        label=_("Code from Garmin"),
+        label=pgettext_lazy("garmin_auth", "Verification code"),
         max_length=32,
         widget=forms.TextInput(
             attrs={
@@ -53,24 +105,30 @@ class MFAForm(forms.Form):
         ),
     )
 
-    def clean_code(self) -> str:
-        """Drop the spaces and dashes that people copy along, and take any script's digits."""
-        code = re.sub(r"[\s-]", "", self.cleaned_data["code"])
+    def clean_code(self) -> Secret:
+        """Remove whitespace and dashes, and convert the digits of any script to ASCII.
+
+        Raises:
+            ValidationError: the result is not 4 to 8 digits.
+        """
+        code = re.sub(r"[\s-]", "", self.cleaned_data["code"].reveal())
         if code.isdecimal():
             code = "".join(str(unicodedata.decimal(digit)) for digit in code)
         if not CODE.fullmatch(code):
             raise forms.ValidationError(
-                _("Type the digits of the code that Garmin sent you, for example 123456."),
+                _("Enter the digits of the verification code, for example 123456."),
                 code="not_a_code",
             )
-        return code
+        return Secret(code)
 
 
 def focus_first_error(form: forms.Form) -> None:
-    """Let the browser begin at the first field in error, unless the form as a whole has one.
+    """Set ``autofocus`` on the first field with an error.
+
+    If the form has non-field errors, do nothing: the template focuses those.
 
     Args:
-        form: a form about to be rendered. Its template gives errors of the whole form the focus.
+        form: a bound form, about to be rendered.
     """
     if form.non_field_errors():
         return

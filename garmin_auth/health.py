@@ -1,4 +1,4 @@
-"""Is a stored session alive? Ask Garmin with one cheap call, and tell dead from unknown."""
+"""Check whether stored sessions still work: one cheap call to Garmin for each."""
 
 import logging
 import time
@@ -10,11 +10,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from . import pauses
-from .claims import CheckRun, due_sessions
+from .checking.claims import CheckRun, due_sessions
+from .checking.endings import tell_of_endings
+from .checking.pool import WorkerPool
+from .checking.report import Check, Outcome, Report, Stopped
 from .conf import conf
-from .crew import Crew, Pace
+from .engines.interruptions import interruptions
 from .exceptions import (
+    Frozen,
     GarminAuthError,
     GarminUnavailable,
     MassFailure,
@@ -23,12 +26,17 @@ from .exceptions import (
     SessionExpired,
     SessionUnreadable,
 )
-from .models import LOGIN_KEPT, GarminAuthenticationState, StateQuerySet
-from .reports import Check, Outcome, Report, Stopped
+from .limits import cooldown
+from .limits.failing import reason_of, report_if_too_long, report_recovery
+from .limits.rate import Pace
+from .limits.shared_cache import shared_cache
+from .models import GarminAuthenticationState
 from .sessions import StoredSession
-from .transactions import refuse_atomic
+from .storage.querysets import LOGIN_KEPT, StateQuerySet
+from .storage.retries import bookkeeping
+from .storage.transactions import refuse_atomic
 
-# What a check returns belongs to it, wherever it is written down.
+# The public names, wherever they are defined.
 __all__ = [
     "Check",
     "Outcome",
@@ -41,33 +49,38 @@ __all__ = [
 
 logger = logging.getLogger("garmin_auth")
 
-# Rows that a run claims at a time: a few for each worker; where the rate is low, so many seconds'
-# worth, for those of a run that is killed wait until the claim has ended.
+# How many rows a run claims at a time: BATCHES for each worker, but no fewer than MIN_BATCH; at a
+# low rate, only as many as it checks in BATCH_SECONDS. If the run is killed, its claimed rows wait
+# until the claim expires.
 MIN_BATCH, BATCHES, BATCH_SECONDS = 16, 4, 60
-# Seconds for a claim: of a slow check, by one worker, and to spare. If that is not enough, another
-# run may check a session a second time, and no harm is done.
+# How long a claim lasts, in seconds: SLOW_CHECK for each check that a worker makes, and
+# CLAIM_SLACK. If it expires too early, another run may check a session again, which is harmless.
 SLOW_CHECK, CLAIM_SLACK = 10, 60
-# Results that are written together, and seconds that they may wait.
+# How many results are written together, and for how many seconds a result may wait.
 NOTES, NOTES_AGE = 50, 2
-# So many faults in a row are Garmin's, not the sessions': going on would only add to them.
+# After this many failures in a row, Garmin is considered down, and the run stops.
 MAX_FAULTS_IN_A_ROW = 5
 
 
 @sensitive_variables()
 def check_session(user: Any) -> Check:
-    """Check the user's session now, refreshing it where that is due, and note when it was checked.
+    """Check the user's session now, refreshing it if necessary, and record the time of the check.
+
+    With ``GARMIN_AUTH_FROZEN`` nothing is checked or recorded: the result is unknown.
 
     Args:
         user: an ``AUTH_USER_MODEL`` instance.
 
     Returns:
-        What was found. Garmin's faults are results, not exceptions.
+        The result. A failure of Garmin is returned as a result, not raised.
 
     Raises:
-        ImproperlyConfigured: a setting cannot be used, which says nothing about any session.
+        ImproperlyConfigured: a setting is wrong, so no session can be checked.
         RuntimeError: called inside ``atomic()``.
     """
     refuse_atomic("check_session")
+    if conf.FROZEN:
+        return Check(user, Outcome.UNKNOWN, error=Frozen(), engine=_engine_of(user))
     began = timezone.now()
     check = _check(user)
     _note([check], began)
@@ -75,19 +88,30 @@ def check_session(user: Any) -> Check:
 
 
 @sensitive_variables()
-def _check(user: Any, engine: str = "") -> Check:
-    """Ask Garmin, and write nothing of what was found but what a refresh or a death does."""
+def _check(user: Any, engine: str = "", *, believe_refusals: bool = False) -> Check:
+    """Check a session. Store its refresh or its end, but not the time of the check.
+
+    Args:
+        user: an ``AUTH_USER_MODEL`` instance.
+        engine: name of the session's engine, "" if not known.
+        believe_refusals: whether a refusal clears the session even in a mass failure.
+    """
     outcome, error = Outcome.ACTIVE, None  # type: tuple[Outcome, Exception | None]
-    refreshed = worked = False
+    refreshed = worked = limited_alone = recovers = False
+    row = None
     try:
-        stored = StoredSession(user)
-        engine = stored.engine_name
+        stored = StoredSession(user, believe_refusals=believe_refusals)
+        engine, limited_alone = stored.engine_name, stored.limited_alone
+        row = stored.row
         try:
-            stored.ask_account_name()
+            stored.fetch_account_name()
         finally:
             stored.close(note=False)
         refreshed, worked = stored.refreshed, stored.session.worked
+        recovers = worked and stored.row.failing_told_at is not None
     except ImproperlyConfigured:
+        raise
+    except interruptions():
         raise
     except NotConnected as exc:
         outcome, error = Outcome.GONE, exc
@@ -98,24 +122,46 @@ def _check(user: Any, engine: str = "") -> Check:
         engine = engine or _engine_of(user)
     except GarminAuthError as exc:
         outcome, error = Outcome.UNKNOWN, exc
-    except Exception as exc:  # A bug of ours or of an engine says nothing about the session.
+    except Exception as exc:  # A bug in the app or an engine says nothing about the session.
         logger.exception("check_session failed user=%s", user.pk)
         outcome, error = Outcome.UNKNOWN, exc
-    return Check(user, outcome, refreshed, error, engine, worked)
+    reason = reason_of(error, check=True) if outcome is Outcome.UNKNOWN else ""
+    failing = False
+    if reason and row:
+        with bookkeeping("that a session keeps failing"):
+            failing = report_if_too_long(user, row, reason)
+    return Check(
+        user,
+        outcome,
+        refreshed,
+        error,
+        engine,
+        worked,
+        limited_alone,
+        reason,
+        failing=failing,
+        recovers=recovers,
+    )
 
 
 def _note(checks: list[Check], began: datetime) -> None:
-    """Write when these sessions were checked, and which of them have worked.
+    """Store when these sessions were checked, and which of them worked.
 
     Args:
-        checks: what was found.
-        began: when the first of them began.
+        checks: the results.
+        began: when the first check started.
     """
     states = GarminAuthenticationState.objects
     if worked := [check.user.pk for check in checks if check.worked]:
-        states.mark_checked(worked, worked_before=began)
-    if others := [check.user.pk for check in checks if not check.worked]:
-        states.mark_checked(others)
+        states.mark_checked(worked, worked=True, began=began)
+    others = [check for check in checks if not check.worked]
+    for reason in {check.reason for check in others}:
+        users = [check.user.pk for check in others if check.reason == reason]
+        states.mark_checked(users, failed=reason, began=began)
+    for check in checks:
+        if check.recovers:
+            with bookkeeping("that a connection works again"):
+                report_recovery(check.user)
 
 
 def check_sessions(
@@ -125,34 +171,41 @@ def check_sessions(
     limit: int | None = None,
     workers: int = 1,
     rate: float | None = None,
+    believe_refusals: str = "",
     on_check: Callable[[Check], None] = lambda check: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Check the stored sessions, those checked longest ago first, and purge logins that are over.
+    """Check the stored sessions, least recently checked first, and purge expired logins.
 
-    Runs at the same time, in any number of processes, share the sessions among them.
+    Several runs at the same time, in any number of processes, share the sessions between them.
+    With ``GARMIN_AUTH_FROZEN`` a run stops before it has read anything.
 
     Args:
-        max_age: leave out what was validated less than this long ago.
+        max_age: skip sessions that were validated less than this long ago.
         user: check only this user's session.
-        limit: check at most so many.
-        workers: how many threads check at the same time; 1: the caller's own.
-        rate: how many checks may begin in a second; None: as many as Garmin answers.
+        limit: check at most this many sessions.
+        workers: how many threads check at the same time; 1 uses the caller's thread.
+        rate: how many checks may start per second; None for ``GARMIN_AUTH_CHECK_RATE``.
+        believe_refusals: name of an engine. Its sessions that Garmin refuses are cleared even in a
+            mass failure, because staff have decided that such sessions are dead.
         on_check: called with each result, in the caller's thread.
-        interrupted: asked before each check; True ends the run when what is in flight is finished.
+        interrupted: called before each check. If it returns True, the run ends once the checks in
+            progress have finished.
 
     Returns:
-        The counts. The run stops early where Garmin limits the rate or does not work.
+        The counts. If the run stopped early, ``stopped`` says why.
 
     Raises:
-        ValueError: ``workers`` below 1, or a ``rate`` that is not above 0.
+        ValueError: ``workers`` is less than 1, or ``rate`` is not greater than 0.
         RuntimeError: called inside ``atomic()``.
     """
     refuse_atomic("check_sessions")
     if workers < 1:
-        raise ValueError("workers must be 1 or more: the threads that check at the same time.")
+        raise ValueError("workers must be 1 or more.")
     if rate is not None and not rate > 0:
-        raise ValueError("rate must be above 0 checks a second, or None for no limit.")
+        raise ValueError("rate must be greater than 0, or None for GARMIN_AUTH_CHECK_RATE.")
+    if conf.FROZEN:
+        return Report(stopped=Stopped.FROZEN)
     started = time.monotonic()
     report = Report()
     purge_challenges()
@@ -161,39 +214,52 @@ def check_sessions(
         report.skipped = due_sessions(user=user).count() - due.count()
     run = _run(due, workers, rate, limit)
     pace, stop = Pace(rate), StopRule()
+    cache_failures = shared_cache.failures
 
     def next_ones() -> Iterator[GarminAuthenticationState]:
-        # One user's session is asked for by name: it is nobody else's work.
+        # A single user's session need not be shared with other runs.
         for state in due if user is not None else run:
+            if state.engine in stop.failing_engines:
+                continue
             pace.wait(interrupted)
             if interrupted():
                 stop.reason = Stopped.SIGNAL
-            elif not stop.reason and pauses.seconds_left(pauses.SITE):
+            elif not stop.reason and cooldown.seconds_left(cooldown.SITE):
                 stop.reason = Stopped.RATE_LIMITED
             if stop.reason:
                 return
             yield state
 
-    crew: Crew[GarminAuthenticationState, Check] = Crew(
-        workers, lambda state: _check(state.user, state.engine)
+    pool: WorkerPool[GarminAuthenticationState, Check] = WorkerPool(
+        workers,
+        lambda state: _check(
+            state.user, state.engine, believe_refusals=state.engine == believe_refusals
+        ),
     )
     notes = Notes()
     try:
-        for check in crew.map(next_ones()):
+        for check in pool.map(next_ones()):
             notes.add(check)
             report.count(check)
             stop.hear(check)
+            run.leave_out(stop.failing_engines)
             on_check(check)
     finally:
         notes.write()
         run.release()
+    if not stop.reason and stop.failing_engines and stop.failing_engines >= report.engines.keys():
+        stop.reason = Stopped.MASS_FAILURE
     report.stopped = stop.reason
+    tell_of_endings(user, interrupted)
+    if user is None and not report.checked and not report.stopped:
+        report.elsewhere = due.claimed_checks()
+    report.cache_failed = shared_cache.failures > cache_failures
     report.duration_s = time.monotonic() - started
     return report
 
 
 def _run(due: StateQuerySet, workers: int, rate: float | None, limit: int | None) -> CheckRun:
-    """Return a run with batches for so many workers at such a rate."""
+    """Return a run whose batches suit the number of workers and the rate."""
     batch = max(MIN_BATCH, BATCHES * workers)
     if rate:
         batch = min(batch, max(workers, int(rate * BATCH_SECONDS)))
@@ -202,24 +268,26 @@ def _run(due: StateQuerySet, workers: int, rate: float | None, limit: int | None
 
 
 class StopRule:
-    """Tells from the results when to go on would do no good.
+    """Decides from the results when a run must stop.
 
     Attributes:
-        reason: why the run has to stop, None while it may go on. The first reason holds.
+        reason: the first reason found to stop the run; None while it may continue.
+        failing_engines: engines in a mass failure. The sessions of other engines are still checked.
     """
 
     def __init__(self) -> None:
         self.reason: Stopped | None = None
+        self.failing_engines: set[str] = set()
         self._faults_in_a_row = 0
 
     def hear(self, check: Check) -> None:
-        """Take one result into account."""
+        """Take a result into account."""
         if self.reason:
             return
-        if isinstance(check.error, RateLimited):
+        if isinstance(check.error, RateLimited) and not check.limited_alone:
             self.reason = Stopped.RATE_LIMITED
         elif isinstance(check.error, MassFailure):
-            self.reason = Stopped.MASS_FAILURE
+            self.failing_engines.add(check.engine)
         elif isinstance(check.error, GarminUnavailable):
             self._faults_in_a_row += 1
             if self._faults_in_a_row == MAX_FAULTS_IN_A_ROW:
@@ -229,9 +297,9 @@ class StopRule:
 
 
 class Notes:
-    """Results that wait to be written, many with one UPDATE: on SQLite each is a wait for the disk.
+    """Collects results to write many with one UPDATE: on SQLite, each UPDATE waits for the disk.
 
-    The sessions stay claimed until then, and a process that dies has checked them for nothing.
+    The sessions stay claimed until then. If the process dies first, they will be checked again.
     """
 
     def __init__(self) -> None:
@@ -239,26 +307,34 @@ class Notes:
         self._began, self._oldest = timezone.now(), time.monotonic()
 
     def add(self, check: Check) -> None:
-        """Keep a result, and write all of them when there are enough, or when they grow old."""
+        """Add a result. Write all if there are enough, or the oldest has waited long enough.
+
+        The end of a session is written at once, before ``on_check`` reports it.
+        """
         self._checks.append(check)
-        if len(self._checks) >= NOTES or time.monotonic() > self._oldest + NOTES_AGE:
+        enough = len(self._checks) >= NOTES or check.outcome is Outcome.EXPIRED
+        if enough or time.monotonic() > self._oldest + NOTES_AGE:
             self.write()
 
     def write(self) -> None:
-        """Write what there is."""
+        """Write the results collected so far."""
         checks, self._checks = self._checks, []
         began, self._began, self._oldest = self._began, timezone.now(), time.monotonic()
         _note(checks, began)
 
 
 def purge_challenges() -> int:
-    """Remove the pending logins whose time is over, and return how many there were."""
+    """Remove expired pending logins and old background logins.
+
+    Returns:
+        How many pending logins were removed.
+    """
     GarminAuthenticationState.objects.purge_logins(timezone.now() - LOGIN_KEPT)
     before = timezone.now() - timedelta(seconds=conf.MFA_TTL)
     return GarminAuthenticationState.objects.purge_challenges(before)
 
 
 def _engine_of(user: Any) -> str:
-    """Return the name of the engine that wrote the user's session; nothing is decrypted."""
-    rows = GarminAuthenticationState.objects.current().with_session().filter(user_id=user.pk)
+    """Return the name of the engine that wrote the user's session, without decrypting it."""
+    rows = GarminAuthenticationState.objects.using_write_db().with_session().filter(user_id=user.pk)
     return rows.values_list("engine", flat=True).first() or ""

@@ -1,8 +1,8 @@
-"""Put everything that is stored under the first key of FERNET_KEYS, while the site is in use.
+"""Re-encrypt everything stored with the first key of FERNET_KEYS, while the site is running.
 
-Each row is one UPDATE of its own, by compare-and-set: nothing is locked, and whoever writes
-meanwhile wins. What is under the first key already is left alone, so a run that was killed is
-resumed by the next one.
+Each row is written with one compare-and-set UPDATE: nothing is locked, and a write by another
+process wins. Values that already use the first key are left alone, so a new run resumes one that
+was killed.
 """
 
 import time
@@ -19,24 +19,26 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from .checks import check_keys
-from .deadlocks import RepeatingQuerySet
-from .keys import key_of, number_of_keys, under_first_key
-from .models import ENCRYPTED_FIELDS, DatabaseNow, GarminAuthenticationState
-from .transactions import refuse_atomic
+from .models import GarminAuthenticationState
+from .storage.deadlocks import RepeatingQuerySet
+from .storage.keys import key_of, number_of_keys, under_first_key
+from .storage.querysets import DatabaseNow
+from .storage.transactions import refuse_atomic
 
+ENCRYPTED_FIELDS = ("session_data", "account_name", "mfa_challenge")
 BATCH = 500  # rows
-# Seconds before a row that was changed, or is being refreshed, is tried again. A refresh takes
-# one or two; a row that is still not free after all of these is left for the next run.
+# Seconds to wait before each retry of a row that has changed or is being refreshed. A refresh takes
+# one or two seconds. A row that is still busy after the last retry is left to the next run.
 PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
-# Keys of unreadable rows that a report holds, for a message that is still read.
+# How many primary keys of unreadable rows a report lists, to keep its message readable.
 MAX_PKS = 20
 
 
 class Ciphertexts(models.Model):
-    """The table with its encrypted columns as they are stored: bytes, to be compared and written.
+    """The table with its encrypted columns as plain bytes, so that ciphertexts can be written.
 
-    The real model cannot do it: its field encrypts all that ``update()`` is given, an expression
-    too. A registry of its own keeps this one from migrations and from whoever asks for all models.
+    The real model's field compares nothing, so that no write could depend on a ciphertext. This
+    model's own app registry hides it from migrations and from lists of all models.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -60,19 +62,20 @@ class Ciphertexts(models.Model):
 
 @dataclass
 class Report:
-    """What a run found and did. A row is counted if it holds anything encrypted.
+    """The counts of a run. Only rows with an encrypted value are counted.
 
     Args:
         rows: rows looked at.
-        rotated: rows that this run has rewritten.
-        current: rows that hold nothing but values under the first key, at the end.
-        left: rows with a value that is still under a former key.
-        unreadable: rows with a value that no key opens; it is kept as it is.
-        by_key: for each position in FERNET_KEYS, the rows with a value under that key. A row whose
-            values are under different keys counts for each: all of them are needed.
-        stopped: ``"signal"`` if the run was interrupted, and the counts are of what it had seen.
-        duration_s: seconds from the first row read to the last one.
-        unreadable_pks: the first keys of unreadable rows.
+        rotated: rows that this run has re-encrypted.
+        current: rows whose values all use the first key, at the end.
+        left: rows with a value that still uses another key.
+        unreadable: rows with a value that no key decrypts. They are kept as they are.
+        by_key: for each position in FERNET_KEYS, the rows with a value that uses that key. A row
+            whose values use different keys counts for each of them.
+        stopped: ``"signal"`` if the run was interrupted; the counts then cover only the rows that
+            it reached.
+        duration_s: seconds from reading the first row to reading the last.
+        unreadable_pks: primary keys of the first unreadable rows.
     """
 
     rows: int = 0
@@ -100,7 +103,7 @@ class Report:
                 self.unreadable_pks.append(row.pk)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the counts as JSON-compatible data, in the order that the command documents."""
+        """Return the counts as JSON-compatible data, in their documented order."""
         counts = {name: value for name, value in vars(self).items() if name != "unreadable_pks"}
         return {**counts, "duration_s": round(self.duration_s, 3)}
 
@@ -112,21 +115,21 @@ def rotate_keys(
     on_progress: Callable[[str, int, int], None] = lambda step, done, total: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Encrypt all that is stored with the first key, then count what is under which key.
+    """Re-encrypt everything with the first key, then count the rows for each key.
 
     Args:
-        batch_size: rows in memory at a time.
-        dry_run: only count; nothing is written.
-        on_progress: called after each batch with what is being done ("rotating" or "counting"),
-            the rows done, and the rows that there are.
-        interrupted: asked before each batch; True ends the run.
+        batch_size: rows held in memory at a time.
+        dry_run: only count, and write nothing.
+        on_progress: called after each batch with the step (``"rotating"`` or ``"counting"``), the
+            number of rows done, and the total number of rows.
+        interrupted: called before each batch; if it returns True, the run ends.
 
     Returns:
-        The counts as they were found at the end, also of what others wrote during the run.
+        The counts at the end, which include what other processes wrote during the run.
 
     Raises:
         ImproperlyConfigured: FERNET_KEYS cannot be used.
-        RuntimeError: called inside ``atomic()``: all rows would be locked until its end.
+        RuntimeError: called inside ``atomic()``, where all rows would stay locked until its end.
     """
     refuse_atomic("rotate_keys")
     _refuse_unusable_keys()
@@ -148,7 +151,7 @@ def rotate_keys(
 
     report = Report() if dry_run else go_through("rotating", _rotate)
     if not report.stopped:
-        # Not what was done but what there is: a process without the new key may have written too.
+        # Count again, because a process without the new key may have written in the meantime.
         census = go_through("counting", lambda row: (row, False))
         census.rotated = report.rotated
         if census.stopped and not dry_run:
@@ -161,7 +164,7 @@ def rotate_keys(
 
 @dataclass(frozen=True)
 class _Row:
-    """A row's version and ciphertexts; a column that holds nothing is not among them."""
+    """A row's version and its ciphertexts, without empty columns."""
 
     pk: Any
     version: int
@@ -169,7 +172,7 @@ class _Row:
 
     @cached_property
     def positions(self) -> dict[str, int | None]:
-        """For each column, which key its value is under."""
+        """The position of the key that each column's value uses."""
         return {column: key_of(ciphertext) for column, ciphertext in self.stored.items()}
 
 
@@ -180,14 +183,14 @@ def _refuse_unusable_keys() -> None:
 
 
 def _rows() -> models.QuerySet[Ciphertexts]:
-    """Return the rows with anything to encrypt, on the database that is written to."""
+    """Return the rows with an encrypted value, from the database that is written to."""
     held = (Q((f"{column}__isnull", False)) for column in ENCRYPTED_FIELDS)
-    rows = Ciphertexts.objects.using(GarminAuthenticationState.objects.current().db)
+    rows = Ciphertexts.objects.using(GarminAuthenticationState.objects.using_write_db().db)
     return rows.filter(Q(*held, _connector=Q.OR))
 
 
 def _batches(size: int) -> Iterator[list[_Row]]:
-    """Yield all rows in the order of their keys, each batch with a query of its own."""
+    """Yield all rows by primary key, each batch with its own query."""
     rows = _rows().order_by("pk")
     batch = _read(rows[:size])
     while batch:
@@ -212,15 +215,19 @@ def _read(rows: models.QuerySet[Ciphertexts]) -> list[_Row]:
 
 
 def _as_bytes(stored: Any) -> bytes:
-    """Return a driver's bytes as bytes; SQLite may hold text as well, which the field cannot."""
+    """Convert a driver's binary value to bytes. Text, which SQLite may hold, becomes empty bytes.
+
+    The encrypted field cannot read text, and no key decrypts empty bytes.
+    """
     return bytes(stored) if isinstance(stored, bytes | bytearray | memoryview) else b""
 
 
 def _rotate(row: _Row) -> tuple[_Row | None, bool]:
-    """Bring one row under the first key.
+    """Re-encrypt one row with the first key.
 
     Returns:
-        The row as it is now, None if it was deleted or emptied meanwhile; whether it was rewritten.
+        The row as it is now, None if it was deleted or emptied in the meantime; and whether it was
+        re-encrypted.
     """
     for pause in (None, *PAUSES):
         if pause is not None:
@@ -232,7 +239,7 @@ def _rotate(row: _Row) -> tuple[_Row | None, bool]:
         new = {
             column: under_first_key(row.stored[column])
             for column, position in row.positions.items()
-            if position  # Neither the first key nor none.
+            if position  # Not 0 (the first key), and not None (no key).
         }
         if not new:
             return row, False
@@ -242,14 +249,14 @@ def _rotate(row: _Row) -> tuple[_Row | None, bool]:
 
 
 def _replace(row: _Row, new: dict[str, bytes]) -> bool:
-    """Write the ciphertexts, if what they were made from is still what is stored.
+    """Write the ciphertexts, unless the row has changed since they were made.
 
-    The ciphertexts themselves are compared too. A code that Garmin refused changes the pending
-    login and neither ``session_version`` nor ``mfa_started_at``; and as no two encryptions are
-    alike, an equal ciphertext is the same login.
+    The former ciphertexts are compared too, because a wrong code changes the pending login but
+    neither ``session_version`` nor ``mfa_started_at``. No two encryptions are equal, so the same
+    ciphertext means the same login.
 
-    A row that is being refreshed is left to its lease, so that no rotation makes the holder's
-    fresh token come too late.
+    A row that is being refreshed is skipped: the new version would keep the lease's holder from
+    storing its token.
     """
     same = {column: row.stored[column] for column in new}
     changes: dict[str, Any] = {**new, "updated_at": timezone.now()}

@@ -1,106 +1,227 @@
-"""The pages on which users connect their Garmin accounts; each acts on ``request.user`` only."""
+"""The pages where users connect their Garmin accounts. Each acts on ``request.user`` only."""
 
+import time
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.contrib.auth.views import RedirectURLMixin, redirect_to_login
+from django.core.exceptions import ImproperlyConfigured
 from django.forms import Form
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import resolve_url
 from django.template.loader import render_to_string
-from django.urls import reverse
+from django.template.response import TemplateResponse
+from django.urls import get_script_prefix, resolve
 from django.utils import timezone
-from django.utils.cache import patch_cache_control
 from django.utils.decorators import method_decorator
+from django.utils.functional import cached_property, lazy
 from django.utils.http import urlencode
+from django.utils.module_loading import import_string
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
-from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 from django.views.generic import FormView, TemplateView, View
 
-from . import pauses
-from .assets import ASSETS, content_of, version_of
-from .deferred import deferred
-from .exceptions import ChallengeExpired, GarminAuthError, InvalidMFACode, RateLimited
-from .forms import LoginForm, MFAForm, focus_first_error
-from .transactions import non_atomic_everywhere
+from . import accounts, login
+from .conf import conf
+from .engines import offered_engines
+from .exceptions import (
+    AccountLocked,
+    ActionRequired,
+    CaptchaRequired,
+    ChallengeExpired,
+    Frozen,
+    GarminAuthError,
+    InvalidCredentials,
+    InvalidKey,
+    InvalidMFACode,
+    KeyRefused,
+    RateLimited,
+    SessionUnreadable,
+)
+from .forms import KeyForm, LoginForm, MFAForm, focus_first_error
+from .limits import cooldown
+from .logins.permission import refusal_of
+from .logins.ways import Way, offered_ways, way_of
+from .reversing import page_url
+from .storage.keys import decrypt, encrypt
+from .storage.transactions import non_atomic_everywhere
 
-if TYPE_CHECKING:
-    from . import accounts, login
+Step = login.Connected | login.MFARequired | login.LoginUnderWay
 
-    Step = login.Connected | login.MFARequired | login.LoginUnderWay
-else:
-    accounts, login = deferred("accounts"), deferred("login")
+# The page of Garmin Connect where users create keys.
+KEY_PATH = "/app/settings/personalApiToken"
+# Seconds between two loads of the progress page where its script does not run.
+REFRESH = 5
+# What the user's session on this site keeps of a login that has not ended in its request: when it
+# was sent, and the email address, encrypted. It is used for so many seconds.
+KEPT, KEPT_FOR = "_garmin_auth_login", 3600
+# Failures whose message sends the user to Garmin Connect.
+SOLVED_AT_GARMIN = (AccountLocked, ActionRequired, CaptchaRequired, InvalidCredentials)
+# The field to which the message of a failure belongs. All others belong to the form.
+FIELDS = {InvalidKey: "key", InvalidMFACode: "code", KeyRefused: "key"}
 
 
 @method_decorator(sensitive_post_parameters(), name="dispatch")
 @method_decorator(never_cache, name="dispatch")
 @method_decorator(csrf_protect, name="dispatch")
 class GarminView(LoginRequiredMixin, RedirectURLMixin, View):
-    """What our pages have in common: a user, CSRF, no caching, a safe ``next``, no transaction."""
+    """Base of all views: login required, CSRF protection, no caching, a safe ``next``."""
+
+    http_method_names: tuple[str, ...] = ("get", "head", "options")
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
-        """Exempt the view from ATOMIC_REQUESTS on every database: a router chooses the row's."""
-        return non_atomic_everywhere(super().as_view(**initkwargs))
+        """Exempt the view from ATOMIC_REQUESTS and from LoginRequiredMiddleware.
+
+        The exemption covers every database, because a router may choose any of them. The view
+        requires a login itself: the middleware would redirect back to its URL with GET, which
+        ``ActionView`` does not accept.
+        """
+        return login_not_required(non_atomic_everywhere(super().as_view(**initkwargs)))
 
     def get_default_redirect_url(self) -> str:
-        return resolve_url(self.next_page or "garmin_auth:status")
+        return resolve_url(self.next_page) if self.next_page else self.url_of("status")
+
+    def add_message(self, level: int, message: Any) -> None:
+        """Add a message for the user, unless the request may change nothing."""
+        if self.request.method != "HEAD":
+            messages.add_message(self.request, level, message, fail_silently=True)
 
     def leave_connected(self) -> HttpResponse:
-        """Say that the login has succeeded, and lead to where the user wants to go."""
-        messages.success(self.request, _("Your Garmin account is connected."), fail_silently=True)
+        """Add a success message, and redirect to the success URL."""
+        _forget_login(self.request)
+        self.add_message(messages.SUCCESS, _("Your Garmin account is connected."))
         return HttpResponseRedirect(self.get_success_url())
 
-    def url_with_next(self, name: str) -> str:
-        """Return the URL of one of our pages, with this request's ``next`` if that is safe."""
-        target = self.get_redirect_url()
-        query = f"?{urlencode({self.redirect_field_name: target})}" if target else ""
-        return reverse(f"garmin_auth:{name}") + query
+    def get_target(self) -> str:
+        """Return where the user wants to go, else this view's ``next_page``, or ""."""
+        return self.get_redirect_url() or (resolve_url(self.next_page) if self.next_page else "")
+
+    def url_of(self, name: str) -> str:
+        """Return the URL of one of our pages, in the same place of the site as this one.
+
+        Args:
+            name: the page's URL name, without the namespace.
+        """
+        return page_url(name, self.request)
+
+    def url_with_next(self, name: str, **query: str) -> str:
+        """Return the URL of one of our pages, which leads on to the target of this one.
+
+        Args:
+            name: the page's URL name, without the namespace.
+            query: what else its query string has.
+        """
+        return self._with_next(self.url_of(name), **query)
+
+    def login_url_with_next(self, engine: str = "", **query: str) -> str:
+        """Return the URL of the login page, which leads on to the target of this one.
+
+        Args:
+            engine: name of the engine to connect with, "" for the default.
+            query: what else its query string has.
+        """
+        with_engine = page_url("login_with", self.request, engine=engine) if engine else ""
+        return self._with_next(with_engine or self.url_of("login"), **query)
+
+    def _with_next(self, url: str, **query: str) -> str:
+        target = self.get_target()
+        if target:
+            query[_redirect_field_of(url)] = target
+        return f"{url}?{urlencode(query)}" if query else url
 
 
 class PageView(GarminView):
-    """Gives the templates what there is for the user; to be combined with a view that renders."""
+    """Mixin that adds the state of the user's connection to the template context."""
 
-    # How this request's step has failed, if it has.
+    # Why the step in this request failed; None if it did not.
     failure: GarminAuthError | None = None
+
+    def head(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Answer as GET does, but change nothing: a page that is rendered uses up the messages."""
+        response = self.get(request, *args, **kwargs)  # type: ignore[attr-defined]
+        return HttpResponse() if isinstance(response, TemplateResponse) else response
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         account = accounts.account_of(self.request.user)
-        return super().get_context_data(  # type: ignore[misc]
-            account=account,
-            retry_at=_retry_at(self.failure or account.login_failure),
-            pending=login.pending_login(self.request.user),
-            next=self.get_redirect_url(),
-            login_url=self.url_with_next("login"),
-            mfa_url=self.url_with_next("mfa"),
-            progress_url=self.url_with_next("progress"),
-            # A site need not have the context processor.
-            messages=messages.get_messages(self.request),
-            **kwargs,
-        )
+        failure = self.failure or account.login_failure
+        pending = login.pending_login(self.request.user)
+        engine = self._engine_to_use_again(account, pending)
+        ours = {
+            "account": account,
+            "frozen": Frozen.user_message if conf.FROZEN else "",
+            "refusal": refusal_of(self.request.user),
+            "retry_at": _retry_at(failure),
+            "garmin_connect_url": (
+                f"https://connect.{conf.DOMAIN}/"
+                if account.failing_since or isinstance(failure, SOLVED_AT_GARMIN)
+                else ""
+            ),
+            "pending": pending,
+            # Called by templates only where a session is stored, because it imports the engine.
+            "present_way": lambda: way_of(account.engine),
+            "several_ways": _several_engines(),
+            "next": self.get_target(),
+            "status_url": self.url_of("status"),
+            "cancel_url": self.url_of("mfa_cancel"),
+            "disconnect_url": self.url_of("disconnect"),
+            "login_url": self.login_url_with_next(engine),
+            "other_account_url": self.login_url_with_next(engine, other="1"),
+            "mfa_url": self.url_with_next("mfa"),
+            "progress_url": self.url_with_next("progress"),
+            # The site may not use these context processors.
+            "messages": messages.get_messages(self.request),
+            "csp_nonce": _csp_nonce(self.request),
+        }
+        # In this order, because the site's prefix may capture something of any name.
+        return super().get_context_data(**{**kwargs, **ours})  # type: ignore[misc]
+
+    def _engine_to_use_again(
+        self, account: accounts.Account, pending: login.MFARequired | None
+    ) -> str:
+        """Return the engine with which the user tries again, "" for the default."""
+        if not _several_engines():
+            return ""
+        if account.login_under_way or account.login_failure:  # Only passwords are slow.
+            engine = _kept_login(self.request).engine or next(
+                (way.engine for way in offered_ways() if not way.takes_key), ""
+            )
+        else:
+            engine = pending.engine if pending else account.engine
+        return engine if engine in offered_engines() else ""
 
 
 class StatusView(PageView, TemplateView):
-    """Tells the user what there is: connected as whom, since when, and a login under way."""
+    """Shows the user's connection, and their login in progress, if any."""
 
     template_name = "garmin_auth/status.html"
 
 
 class LoginStepView(PageView, FormView):
-    """A form that takes the login one step on, or says why that did not work."""
+    """Base of the form views: each takes one step of the login, or shows why it failed.
 
-    def take_step(self, **fields: str) -> "Step":
-        """Hand the form's fields to Garmin. Raises GarminAuthError."""
+    Each form that is shown carries a new ``idempotency_key``, so that a double click is one step.
+    """
+
+    def take_step(self, **fields: Any) -> Step:
+        """Take the step with the form's cleaned data, in which a password or code is a ``Secret``.
+
+        Raises:
+            GarminAuthError: the step failed. The form shows the error's ``user_message``.
+        """
         raise NotImplementedError
 
-    # SECURITY: hides the variables of every frame from here on, those of the form's fields too.
+    http_method_names = ("get", "head", "options", "post")
+
+    # SECURITY: hides the variables of all frames below this one, including the form fields'.
     @method_decorator(sensitive_variables())
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         return super().post(request, *args, **kwargs)
@@ -110,7 +231,7 @@ class LoginStepView(PageView, FormView):
             result = self.take_step(**form.cleaned_data)
         except GarminAuthError as error:
             self.failure = error
-            field = "code" if isinstance(error, InvalidMFACode) else None
+            field = FIELDS.get(type(error))
             form.add_error(field, str(error.user_message))
             return self.form_invalid(form)
         if isinstance(result, login.LoginUnderWay):
@@ -119,16 +240,60 @@ class LoginStepView(PageView, FormView):
             return HttpResponseRedirect(self.url_with_next("mfa"))
         return self.leave_connected()
 
+    @property
+    def idempotency_key(self) -> str:
+        """The key of the form that was sent, "" if a site's own template has none."""
+        return self.request.POST.get("idempotency_key", "")
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(idempotency_key=uuid4().hex, **kwargs)
+
     def form_invalid(self, form: Form) -> HttpResponse:
         focus_first_error(form)
         return super().form_invalid(form)
 
 
 class LoginView(LoginStepView):
-    """Takes e-mail address and password, and goes on to the code where Garmin wants one."""
+    """Asks for the email address and password, or for a key, as the engine needs it.
+
+    The engine is that in the URL, else the default one. Leads to ``MFAView`` if Garmin asks for a
+    code.
+    """
 
     template_name = "garmin_auth/login.html"
     form_class = LoginForm
+    key_template_name = "garmin_auth/key.html"
+    key_form_class = KeyForm
+
+    @cached_property
+    def ways(self) -> list[Way]:
+        """The ways to connect that the site offers; empty if none can be used."""
+        return offered_ways()
+
+    @cached_property
+    def way(self) -> Way | None:
+        """The way to connect on this page, None if the site offers none that can be used.
+
+        Raises:
+            Http404: the site does not offer the one in the URL.
+        """
+        engine = self.kwargs.get("engine")
+        if engine is None:
+            return self.ways[0] if self.ways else None
+        for way in self.ways:
+            if way.engine == engine:
+                return way
+        raise Http404("This site does not offer this engine.")
+
+    @property
+    def takes_key(self) -> bool:
+        return self.way is not None and self.way.takes_key
+
+    def get_template_names(self) -> list[str]:
+        return [self.key_template_name] if self.takes_key else super().get_template_names()
+
+    def get_form_class(self) -> type[Form]:
+        return self.key_form_class if self.takes_key else super().get_form_class()
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         context = self.get_context_data(**kwargs)
@@ -138,18 +303,47 @@ class LoginView(LoginStepView):
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return super().get_context_data(
-            login_note=login.login_note(), site_pause=_site_pause(), **kwargs
+            ways=[(way, self.login_url_with_next(way.engine), way == self.way) for way in self.ways]
+            if len(self.ways) > 1
+            else [],
+            login_note=self.way.note if self.way else "",
+            key_url=f"https://connect.{conf.DOMAIN}{KEY_PATH}",
+            site_pause=_site_pause(),
+            terms_url=resolve_url(conf.TERMS_URL) if conf.TERMS_URL else "",
+            **kwargs,
         )
 
-    def take_step(self, **fields: str) -> "Step":
-        return login.begin_login(self.request.user, **fields)
+    def get_initial(self) -> dict[str, Any]:
+        """Return the address of the login that failed or waits, unless another is wanted."""
+        email = _kept_login(self.request).email
+        initial = super().get_initial()
+        return initial if "other" in self.request.GET else {"email": email, **initial}
+
+    def take_step(self, **fields: Any) -> Step:
+        # The form may have further fields, which are the site's.
+        engine = self.way.engine if self.way else None
+        form = {
+            "idempotency_key": self.idempotency_key,
+            "client_address": _client_address(self.request),
+        }
+        if self.takes_key:
+            days = fields.get("days")
+            ends_at = timezone.now() + timedelta(days=days) if days else None
+            return login.connect_with_key(self.request.user, fields["key"], ends_at, engine, **form)
+        step = login.begin_login(
+            self.request.user, fields["email"], fields["password"], engine, **form
+        )
+        _keep_login(self.request, fields["email"], engine or "")
+        return step
 
 
 @method_decorator(vary_on_headers("Accept"), name="dispatch")
 class ProgressView(PageView, TemplateView):
-    """Shows that a login is under way outside the request, and goes on when it has ended.
+    """Shows a background login in progress, and redirects once it has ended.
 
-    To a client that prefers JSON it tells whether it is, and where to go if not.
+    A client that prefers JSON gets ``{"under_way": true}``, or false and the ``url`` to go to. The
+    page is loaded again every few seconds by its ``Refresh`` header, which no policy blocks. Its
+    script replaces it by itself with ``?live=1``, which has no such header, and asks for JSON.
     """
 
     template_name = "garmin_auth/progress.html"
@@ -161,11 +355,14 @@ class ProgressView(PageView, TemplateView):
             return JsonResponse(
                 {"under_way": True}
                 if account.login_under_way
-                # This page itself knows the way on, and what to say there.
+                # This page itself, which adds the message and redirects.
                 else {"under_way": False, "url": context["progress_url"]}
             )
         if account.login_under_way:
-            return self.render_to_response(context)
+            response = self.render_to_response(context)
+            if "live" not in request.GET:
+                response.headers["Refresh"] = str(REFRESH)
+            return response
         if account.login_failure:
             return HttpResponseRedirect(context["login_url"])
         if context["pending"]:
@@ -174,9 +371,13 @@ class ProgressView(PageView, TemplateView):
             return self.leave_connected()
         return HttpResponseRedirect(context["login_url"])
 
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        seconds = _kept_login(self.request).seconds
+        return super().get_context_data(seconds_elapsed=seconds, **kwargs)
+
 
 class MFAView(LoginStepView):
-    """Takes the code, in whatever process or browser the user happens to be."""
+    """Asks for the verification code, in any process and any browser of the user."""
 
     template_name = "garmin_auth/mfa.html"
     form_class = MFAForm
@@ -187,31 +388,34 @@ class MFAView(LoginStepView):
             return self.render_to_response(context)
         if context["account"].login_under_way:
             return HttpResponseRedirect(context["progress_url"])
-        if context["account"].connected:  # Somebody went back to a page of the past.
+        if context["account"].connected:  # The user went back to an old page.
             return HttpResponseRedirect(self.get_success_url())
-        messages.info(request, ChallengeExpired("gone").user_message, fail_silently=True)
+        self.add_message(messages.INFO, ChallengeExpired("gone").user_message)
         return HttpResponseRedirect(context["login_url"])
 
     def get_form(self, form_class: type[Form] | None = None) -> Form:
         form = super().get_form(form_class)
-        # As its help text, for Django ties that to the field: a screen reader that begins there
-        # says where the code went.
-        form.fields["code"].help_text = render_to_string(
+        # In the help text, because Django links that to the field: a screen reader that starts at
+        # the field also reads where the code was sent.
+        # Lazy, because the template may be in another language than the rest of the page.
+        form.fields["code"].help_text = lazy(render_to_string, SafeString)(
             "garmin_auth/includes/sent.html", {"pending": login.pending_login(self.request.user)}
         )
         return form
 
-    def take_step(self, **fields: str) -> "login.Connected | login.MFARequired":
-        return login.submit_mfa(self.request.user, **fields)
+    def take_step(self, **fields: Any) -> login.Connected | login.MFARequired:
+        return login.submit_mfa(
+            self.request.user, fields["code"], idempotency_key=self.idempotency_key
+        )
 
 
 class ActionView(GarminView):
-    """Does one thing, on POST only, and goes back to a page."""
+    """Base of the views that act on POST only, and then redirect."""
 
     http_method_names = ("post",)
 
     def handle_no_permission(self) -> HttpResponseRedirect:
-        # Not back to this URL: after the site's login it would be asked for with GET.
+        # Not back to this URL: after the site's login, the browser would request it with GET.
         return redirect_to_login(
             self.get_default_redirect_url(),
             self.get_login_url(),
@@ -220,57 +424,113 @@ class ActionView(GarminView):
 
 
 class MFACancelView(ActionView):
-    """Drops the user's login, whether it waits for a code or is under way."""
+    """Cancels the user's login, whether it is waiting for a code or running in the background."""
 
-    def post(self, request: HttpRequest) -> HttpResponse:
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        _forget_login(request)
         if login.cancel_mfa(request.user):
-            messages.info(request, _("The login was cancelled."), fail_silently=True)
+            self.add_message(messages.INFO, _("The sign-in was canceled."))
         return HttpResponseRedirect(self.get_success_url())
 
 
 class DisconnectView(ActionView):
-    """Forgets the user's session."""
+    """Removes the user's session."""
 
-    def post(self, request: HttpRequest) -> HttpResponse:
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        _forget_login(request)
         if login.disconnect(request.user):
-            messages.success(request, _("Your Garmin account is disconnected."), fail_silently=True)
+            self.add_message(messages.SUCCESS, _("Your Garmin account has been disconnected."))
         return HttpResponseRedirect(self.get_success_url())
 
 
+def _redirect_field_of(url: str) -> str:
+    """Return the name of the parameter for the target, as the view at one of our URLs reads it.
+
+    A site may have put a view of its own there.
+    """
+    view = resolve(url.removeprefix(get_script_prefix().rstrip("/"))).func
+    options = getattr(view, "view_initkwargs", {})
+    view_class = getattr(view, "view_class", GarminView)
+    return options.get("redirect_field_name") or view_class.redirect_field_name
+
+
+def _client_address(request: HttpRequest) -> str:
+    """Return the address of the client, "" if the site does not say how to find it."""
+    if conf.CLIENT_ADDRESS is None:
+        return ""
+    return str(import_string(conf.CLIENT_ADDRESS)(request) or "")
+
+
+def _csp_nonce(request: HttpRequest) -> str:
+    """Return the nonce of the request's Content-Security-Policy, "" if it has none.
+
+    That is Django's own, of version 6.0 or newer, or that of django-csp.
+    """
+    nonce = getattr(request, "_csp_nonce", None)
+    if nonce is None:
+        nonce = getattr(request, "csp_nonce", None)
+    return "" if nonce is None else str(nonce)  # Both are lazy: this puts it into the policy.
+
+
+class KeptLogin(NamedTuple):
+    """A login that has not ended in its request, as the user's session on this site keeps it.
+
+    Args:
+        email: the address; "" if none is kept.
+        seconds: how many seconds ago it was sent, None if none is kept.
+        engine: name of the engine that it uses, "" if not known.
+    """
+
+    email: str = ""
+    seconds: int | None = None
+    engine: str = ""
+
+
+def _keep_login(request: HttpRequest, email: str, engine: str) -> None:
+    """Keep the address, so that the form has it if the login fails outside of this request.
+
+    SECURITY: encrypted, because sites keep their users' sessions in databases, caches and cookies.
+    """
+    request.session[KEPT] = {
+        "email": str(encrypt(email)),
+        "sent_at": int(time.time()),
+        "engine": engine,
+    }
+
+
+def _kept_login(request: HttpRequest) -> KeptLogin:
+    """Return the login that is kept."""
+    kept = request.session.get(KEPT)
+    if not kept or (seconds := int(time.time()) - kept["sent_at"]) > KEPT_FOR:
+        return KeptLogin()
+    try:
+        return KeptLogin(decrypt(kept["email"]), max(0, seconds), kept.get("engine", ""))
+    except SessionUnreadable:
+        return KeptLogin()
+
+
+def _forget_login(request: HttpRequest) -> None:
+    request.session.pop(KEPT, None)
+
+
+def _several_engines() -> bool:
+    try:
+        return len(offered_engines()) > 1
+    except ImproperlyConfigured:
+        return False  # The page itself still works.
+
+
 def _retry_at(failure: GarminAuthError | None) -> datetime | None:
-    """Return from when on the user may try again, None if nobody said."""
+    """Return when the user may try again, None if not known."""
     if not isinstance(failure, RateLimited) or failure.retry_after is None:
         return None
     return timezone.now() + timedelta(seconds=failure.retry_after)
 
 
 def _site_pause() -> datetime | None:
-    """Return until when Garmin has asked this site to slow down, None if it has not.
+    """Return when the site's cooldown ends, None if there is none.
 
-    Logins are let through meanwhile: Garmin counts them by account.
+    Logins are still allowed during it, because Garmin counts them by account.
     """
-    left = pauses.seconds_left(pauses.SITE)
+    left = cooldown.seconds_left(cooldown.SITE)
     return timezone.now() + timedelta(seconds=left) if left else None
-
-
-def _asset(name: str) -> Any:
-    """Return a view of one of our files."""
-
-    @login_not_required
-    @require_safe
-    def asset(request: HttpRequest) -> HttpResponse:
-        response = HttpResponse(content_of(name), content_type=f"{ASSETS[name][1]}; charset=utf-8")
-        # Not if another version was asked for: while a site is updated, a process of the old
-        # release may be asked for a file of the new one.
-        if request.GET.get("v") == version_of(name):
-            patch_cache_control(response, public=True, max_age=31_536_000, immutable=True)
-        else:
-            patch_cache_control(response, public=True, max_age=3600)
-        return response
-
-    return asset
-
-
-stylesheet = _asset("stylesheet")
-script = _asset("script")
-admin_stylesheet = _asset("admin_stylesheet")

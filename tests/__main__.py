@@ -1,7 +1,7 @@
 """Run the tests on each database in turn: ``python -m tests [pytest arguments]``.
 
 Everything runs on SQLite; what depends on the database (conftest.py lists it) runs again on
-PostgreSQL and MariaDB. Without arguments, several tests run at a time, and the branch coverage of
+PostgreSQL and MariaDB. Without arguments, several tests run at a time, and the coverage of
 the run on SQLite, which has everything, is reported and must not fall below its limit: to measure
 the others too would cost minutes for a few lines. On a Python that garminconnect does not run on,
 its tests are left out, and its modules are left out of the coverage.
@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 from tests.services import (
     BROKERS,
@@ -23,11 +24,14 @@ from tests.services import (
     why_not_gettext,
 )
 
-# Tests that run at a time: one more than there are cores, for many wait for another process. Each
+# Tests that run at a time: two more than there are cores, for many wait for something else. Each
 # worker has its own database and its own simulator.
-WORKERS = min((os.cpu_count() or 1) + 1, 4)
+WORKERS = min((os.cpu_count() or 1) + 2, 6)
 # Cannot even be imported without the library.
-GARMINCONNECT = "garmin_auth/engines/garminconnect*.py,garmin_auth/engines/curl.py"
+GARMINCONNECT = "garmin_auth/engines/garminconnect/*,garmin_auth/engines/http/curl.py"
+
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
@@ -46,19 +50,23 @@ def main() -> int:
         left_out.append(f"whether every word can be translated: {reason}")
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "GARMIN_AUTH_COVERAGE": f"{folder}/coverage"}
-        # In the order of the files, for some of a module's fixtures are dear; who ends first helps.
-        how = arguments or ["-n", str(WORKERS), "--dist", "worksteal"]
-        for database in ("sqlite", "postgresql", "mariadb"):
+        # Hundreds of processes import the same: each compiling it anew costs minutes.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        if sys.version_info >= (3, 12):
+            # A tenth of what tracing costs. It tells of lines, and of branches from 3.14 on only.
+            environment.setdefault("COVERAGE_CORE", "sysmon")
+        others = []
+        for database in ("postgresql", "mariadb"):
             if reason := why_not(database):
                 left_out.append(f"{database}: {reason}")
-                continue
-            print(f"\n=== tests on {database} ===", flush=True)
-            environment["GARMIN_AUTH_TEST_DATABASE"] = database
-            measured = ["-m", "coverage", "run"] if database == "sqlite" else []
-            if python(*measured, "-m", "pytest", *how, env=environment):
-                failed.append(f"tests on {database}")
+            else:
+                others.append(database)
+        # The others side by side: where the tests on one of them wait, the machine would idle.
+        rest = [[database] for database in others] if arguments else [others]
+        for databases in filter(None, [["sqlite"], *rest]):
+            failed += run_on(databases, arguments or parallel(databases), environment)
         if not arguments:
-            print("\n=== branch coverage on SQLite ===", flush=True)
+            print("\n=== coverage on SQLite ===", flush=True)
             python("-m", "coverage", "combine", "--quiet", folder, env=environment)
             omitted = ["--omit", GARMINCONNECT] if no_garminconnect else []
             if python("-m", "coverage", "report", *omitted, env=environment):
@@ -71,6 +79,40 @@ def main() -> int:
         failed += left_out
     print(f"FAILED: {', '.join(failed)}" if failed else "All tests that ran have passed.")
     return 1 if failed else 0
+
+
+def parallel(databases: list[str]) -> list[str]:
+    """Return pytest's arguments for all tests that depend on these databases."""
+    # In the order of the files, for some of a module's fixtures are dear; who ends first helps.
+    how = ["-n", str(max(1, WORKERS // len(databases))), "--dist", "worksteal"]
+    if databases == ["sqlite"]:
+        return how
+    # To import the other files would take each worker seconds.
+    files = sorted(ROOT.glob("tests/**/test_*.py"))
+    return [*how, *(str(file) for file in files if "every_database" in file.read_text())]
+
+
+def run_on(databases: list[str], how: list[str], environment: dict[str, str]) -> list[str]:
+    """Run the tests on all of these databases at a time, and return on which they have failed."""
+    runs = []
+    for database in databases:
+        measured = ["-m", "coverage", "run"] if database == "sqlite" else []
+        command = [sys.executable, *measured, "-m", "pytest", *how]
+        env = {**environment, "GARMIN_AUTH_TEST_DATABASE": database}
+        # Of several, the first tells how it goes on; the others tell all at their end.
+        output = tempfile.TemporaryFile("w+") if runs else None  # noqa: SIM115
+        if not output:
+            print(f"\n=== tests on {database} ===", flush=True)
+        runs.append((database, subprocess.Popen(command, env=env, stdout=output), output))
+    failed = []
+    for database, process, output in runs:
+        if process.wait():
+            failed.append(f"tests on {database}")
+        if output:
+            output.seek(0)
+            print(f"\n=== tests on {database} ===\n{output.read()}", flush=True)
+            output.close()
+    return failed
 
 
 def python(*arguments: str, env: dict[str, str]) -> int:

@@ -5,7 +5,9 @@ import socket
 from contextlib import contextmanager
 from pathlib import Path
 
-from .services import chromium_path
+from django.utils import timezone
+
+from tests.services import chromium_path
 
 SIZES = {"narrow": {"width": 320, "height": 720}, "wide": {"width": 1280, "height": 900}}
 SCHEMES = ("light", "dark")
@@ -22,13 +24,31 @@ CONTENT_SECURITY_POLICY = (
 class StrictPolicy:
     """Middleware: the strictest Content-Security-Policy that a page with its own files can have."""
 
+    policy = CONTENT_SECURITY_POLICY
+
     def __init__(self, get_response):
         self.get_response = get_response
 
     def __call__(self, request):
         response = self.get_response(request)
-        response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+        response["Content-Security-Policy"] = self.policy
         return response
+
+
+class NoScripts(StrictPolicy):
+    """Middleware: a policy that blocks our script, though the browser has scripts enabled."""
+
+    policy = CONTENT_SECURITY_POLICY.replace("script-src 'self'", "script-src 'none'")
+
+
+def in_tokyo(get_response):
+    """Middleware: the site has chosen a time zone for the user."""
+
+    def middleware(request):
+        with timezone.override("Asia/Tokyo"):
+            return get_response(request)
+
+    return middleware
 
 
 @contextmanager
@@ -44,28 +64,43 @@ def kept_port():
         yield keeper.getsockname()[1]
 
 
+LAUNCH = {
+    "timeout": 120_000,  # For a busy machine.
+    "args": [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-lcd-text",  # Without coloured edges the pictures are smaller.
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ],
+}
+
+
 @contextmanager
 def chromium():
     """Run the system's Chromium, headless, reaching nothing but what a page asks it to."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium_path(),
-            timeout=120_000,  # For a busy machine.
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--disable-lcd-text",  # Without coloured edges the pictures are smaller.
-                "--no-first-run",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-            ],
-        )
+        browser = playwright.chromium.launch(executable_path=chromium_path(), **LAUNCH)
         yield browser
         browser.close()
+
+
+@contextmanager
+def chromium_with_profile(folder):
+    """Run the same with a user's profile, which holds saved passwords; give its context."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            folder, executable_path=chromium_path(), **LAUNCH
+        )
+        yield context
+        context.close()
 
 
 def focused(page):

@@ -1,8 +1,10 @@
 import contextlib
+import fcntl
 import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 import zlib
 from pathlib import Path
@@ -13,53 +15,47 @@ from django.core.cache import cache
 from django.db import connection
 from django.utils import timezone
 
-from garmin_auth.background import THREAD_NAME
 from garmin_auth.models import GarminAuthenticationState
-from garmin_auth.testing import steps
+from garmin_auth.testing.garmin import steps
 from tests import services
 from tests import settings as test_settings
+from tests.fork_server import ForkServer
+from tests.waiting import wait_for_logins
 
 ROOT = Path(__file__).resolve().parent.parent
 EMAIL, PASSWORD = "ana@example.com", "correct horse battery staple"
+# What no library reads.
+OUR_VARIABLES = ("DJANGO_SETTINGS_MODULE", "GARMIN_", "MYSQL_", "PG", "PYTHONPATH")
 
 # For what only the engine garminconnect can do; python -m tests says that it was left out.
 needs_garminconnect = pytest.mark.skipif(
     bool(services.why_not_garminconnect()), reason="garminconnect is not installed"
 )
 
+# The same for the engine personal.
+needs_personal = pytest.mark.skipif(
+    bool(services.why_not_personal()), reason="garmin-connect-personal-api-python is not installed"
+)
+
+# Both built-in engines with passwords, to be the parameters of a test or a fixture; and how each
+# built-in engine asks Garmin for a fresh access token.
+BUILT_IN = ["garth", pytest.param("garminconnect", marks=needs_garminconnect)]
+REFRESH = {"garth": "exchange", "garminconnect": "di_refresh", "personal": "personal_token"}
 
 # For what only Redis can do.
 needs_redis = pytest.mark.skipif(
     bool(services.why_not_broker("redis")), reason="Redis does not answer"
 )
 
-# What depends on the database, and so runs on PostgreSQL and MariaDB too.
-ON_EVERY_DATABASE = {
-    "test_accounts",
-    "test_admin",
-    "test_garminconnect_sessions",
-    "test_background",
-    "test_concurrent_checks",
-    "test_deadlocks",
-    "test_health",
-    "test_keys",
-    "test_killed",
-    "test_login",
-    "test_models",
-    "test_pauses",
-    "test_progress",
-    "test_rotation",
-    "test_rotation_under_load",
-    "test_sessions",
-    "test_storms",
-}
-
 
 def pytest_configure(config):
     """Where nothing may be left out, skipping half of the tests is no success."""
-    reason = services.why_not_garminconnect()
-    if reason and services.required() and not services.garminconnect_may_be_left_out():
-        raise pytest.UsageError(f"garminconnect: {reason}; GARMIN_AUTH_REQUIRE_SERVICES=1.")
+    for engine, reason in (
+        ("garminconnect", services.why_not_garminconnect()),
+        ("personal", services.why_not_personal()),
+    ):
+        if reason and services.required() and not services.garminconnect_may_be_left_out():
+            raise pytest.UsageError(f"{engine}: {reason}; GARMIN_AUTH_REQUIRE_SERVICES=1.")
     for broker in services.BROKERS if services.required() else ():
         if reason := services.why_not_broker(broker):
             raise pytest.UsageError(f"{broker}: {reason}; GARMIN_AUTH_REQUIRE_SERVICES=1.")
@@ -69,8 +65,10 @@ def pytest_collection_modifyitems(config, items):
     """On PostgreSQL and MariaDB run what depends on the database; the rest has run on SQLite."""
     if test_settings.DATABASE == "sqlite":
         return
-    keep = [item for item in items if item.module.__name__.split(".")[-1] in ON_EVERY_DATABASE]
-    config.hook.pytest_deselected(items=[item for item in items if item not in keep])
+    keep = [item for item in items if item.get_closest_marker("every_database")]
+    config.hook.pytest_deselected(
+        items=[item for item in items if not item.get_closest_marker("every_database")]
+    )
     items[:] = keep
 
 
@@ -78,6 +76,17 @@ def pytest_collection_modifyitems(config, items):
 def no_pauses():
     """Pauses and counts of logins live in the cache; each test begins without."""
     cache.clear()
+
+
+@pytest.fixture
+def many_connections():
+    """For a test that opens dozens: one at a time has them, of the 100 that PostgreSQL has."""
+    if connection.vendor == "sqlite":
+        yield
+        return
+    with open(f"{tempfile.gettempdir()}/garmin_auth_many_connections", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture
@@ -108,12 +117,12 @@ def mfa_account(garmin):
 def connect(garmin):
     """Store a session of a Garmin account for a user, without a login."""
 
-    def connect(user, email=EMAIL, **options):
+    def connect(user, email=EMAIL, engine="garth", **options):
         with contextlib.suppress(ValueError):  # The test may have opened it already.
             garmin.add_account(email, PASSWORD)
-        data = garmin.issue_session(email, **options)
+        data = garmin.issue_session(email, engine=engine, **options)
         GarminAuthenticationState.objects.connect(
-            user.pk, engine="garth", session_data=data, account_name=email, validated_at=None
+            user.pk, engine=engine, session_data=data, account_name=email, validated_at=None
         )
         return state_of(user)
 
@@ -227,21 +236,37 @@ def gate(slow_logins, monkeypatch):
     wait_for_logins()
 
 
+@pytest.fixture(scope="session")
+def fork_server():
+    """What makes Python processes that have imported the slow libraries already."""
+    server = ForkServer()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def start_python(garmin, db):
-    """Start a Python process on the test's database and simulator; it is killed at the end."""
+def start_python(request, garmin, db):
+    """Start a Python process on the test's database and simulator; it is killed at the end.
+
+    It has imported garth already, unless it is to be a ``new_interpreter``, or is given variables
+    that a library may read at its import.
+    """
     processes = []
 
-    def start(*arguments, **environment):
-        process = subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
-            cwd=ROOT,
-            env={**child_environment(garmin), **environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(*arguments, new_interpreter=False, **variables):
+        environment = {**child_environment(garmin), **variables}
+        if new_interpreter or not all(name.startswith(OUR_VARIABLES) for name in variables):
+            process = subprocess.Popen(
+                [sys.executable, *map(str, arguments)],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        else:
+            process = request.getfixturevalue("fork_server").start(arguments, environment)
         processes.append(process)
         return process
 
@@ -255,9 +280,9 @@ def start_python(garmin, db):
 def run_python(start_python):
     """Run Python code in a process of its own, and return what it printed."""
 
-    def run(code, *arguments, **environment):
+    def run(code, *arguments, **options):
         code = f"import django; django.setup()\n{code}"
-        process = start_python("-c", code, *arguments, **environment)
+        process = start_python("-c", code, *arguments, **options)
         output, errors = process.communicate(timeout=180)
         assert process.returncode == 0, errors
         return output.strip()
@@ -316,14 +341,6 @@ def child_environment(garmin):
         "GARMIN_AUTH_TEST_DATABASE": test_settings.DATABASE,
         "GARMIN_AUTH_DATABASE_NAME": str(connection.settings_dict["NAME"]),
     }
-
-
-def wait_for_logins():
-    """Wait for the logins that are under way outside of requests."""
-    for thread in threading.enumerate():
-        if thread.name == THREAD_NAME:
-            thread.join(30)
-            assert not thread.is_alive()
 
 
 def state_of(user):

@@ -18,3 +18,4 @@ CACHES = {
     }
 }
 MIDDLEWARE = [*MIDDLEWARE, "django.middleware.clickjacking.XFrameOptionsMiddleware"]
+FERNET_KEYS = ["Zk3vQ8yTn1LxW5rJd7HbPfUc0MgEaSoI9K2wXtB4"]

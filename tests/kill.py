@@ -28,7 +28,7 @@ settings.GARMIN_AUTH_TIMEOUT = float(sys.argv[2])
 django.setup()
 
 from django.contrib.auth import get_user_model  # noqa: E402
-from django.db import connection  # noqa: E402
+from django.db.backends.signals import connection_created  # noqa: E402
 
 from garmin_auth.engines import get_engine  # noqa: E402
 from garmin_auth.login import start_login, submit_mfa  # noqa: E402
@@ -54,7 +54,7 @@ def use(user, begun):
 
 
 def write_back(user, begun):
-    """Store a fresh token, and what the block changed; it begins with the first such UPDATE."""
+    """Store a fresh token; it begins with that UPDATE."""
     told = False
 
     def before_the_first_write(execute, sql, *rest):
@@ -64,10 +64,14 @@ def write_back(user, begun):
             begun()
         return execute(sql, *rest)
 
-    with connection.execute_wrapper(before_the_first_write), garmin_client(user) as client:
+    def wrap(connection, **kwargs):
+        connection.execute_wrappers.append(before_the_first_write)
+
+    # A refresh has a connection of its own. This process ends after it.
+    connection_created.connect(wrap, weak=False)
+    with garmin_client(user) as client:
         client.connectapi(PROFILE)
         client.refresh_oauth2()
-        client.oauth2_token.jti = "changed by the block"
 
 
 ACTIONS = {"login": log_in, "code": send_code, "use": use, "write-back": write_back}

@@ -1,9 +1,9 @@
-"""Fenced blocks of the documentation, with what HTML comments before them tell the tests.
+"""Parse the fenced blocks of the documentation, with the HTML comments that tell tests about them.
 
-``<!-- not run: REASON -->`` right before a block leaves it out; ``<!-- exits: 3 -->`` says how its
-last command ends; ``<!-- needs: garminconnect -->`` what must be installed;
-``<!-- terminal: NAME -->`` that its last command goes on running; ``<!-- browser: … -->``,
-anywhere, what the reader does there.
+Right before a block, ``<!-- not run: REASON -->`` skips it, ``<!-- exits: 3 -->`` is the exit code
+of its last command, ``<!-- needs: garminconnect -->`` is a required package, and
+``<!-- terminal: NAME -->`` means that its last command keeps running. Anywhere,
+``<!-- browser: … -->`` is what the reader does in a browser.
 """
 
 import re
@@ -28,11 +28,11 @@ class Block:
     """A fenced block.
 
     Args:
-        page: the file, from the repository's root.
-        line: where it begins.
+        page: path of the file from the repository's root.
+        line: the line where the block starts.
         language: the first word of its info string.
-        title: a file's name, where the info string has one.
-        text: what it holds.
+        title: the file name in the info string, if any.
+        text: the content.
         marks: the comments right before it, by their first words.
     """
 
@@ -48,7 +48,7 @@ class Block:
 
     @property
     def commands(self) -> list[tuple[str, list[str]]]:
-        """The commands after ``$``, each with the lines of output that it is said to have."""
+        """The commands after ``$``, each with its expected lines of output."""
         found: list[tuple[str, list[str]]] = []
         for line in self.text.replace("\\\n", " ").splitlines():
             if line.startswith("$ "):
@@ -58,7 +58,7 @@ class Block:
         return found
 
     def write_to(self, folder: Path) -> Path:
-        """Do what its title says: make the file, or add to it."""
+        """Create the file in the title, or append to it."""
         path = folder / self.title.removesuffix(AT_ITS_END)
         before = path.read_text() if self.title.endswith(AT_ITS_END) else ""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class Block:
 
 @dataclass
 class Direction:
-    """What a reader does in a browser."""
+    """Something that the reader does in a browser."""
 
     page: str
     line: int
@@ -101,7 +101,7 @@ def steps(path: Path) -> list[Block | Direction]:
                 text.append(inside.removeprefix(indent))
             title = re.search(r'title="([^"]+)"', info)
             content = "\n".join(text) + "\n"
-            if language.startswith("{"):  # Sphinx's, such as {toctree}: nothing to run.
+            if language.startswith("{"):  # Sphinx's own, such as {toctree}.
                 continue
             found.append(Block(page, number, language, title[1] if title else "", content, marks))
             marks = {}

@@ -74,8 +74,17 @@ def why_not_gettext() -> str:
 
 def why_not_garminconnect() -> str:
     """Return why the tests of the engine garminconnect cannot run here, "" if they can."""
+    return _why_not_engine("garminconnect")
+
+
+def why_not_personal() -> str:
+    """Return why the tests of the engine personal cannot run here, "" if they can."""
+    return _why_not_engine("garmin-connect-personal-api-python")
+
+
+def _why_not_engine(distribution: str) -> str:
     try:
-        metadata.version("garminconnect")
+        metadata.version(distribution)
     except metadata.PackageNotFoundError:
         wanted, running = (
             ".".join(map(str, version)) for version in (GARMINCONNECT_PYTHON, sys.version_info[:2])
@@ -87,7 +96,7 @@ def why_not_garminconnect() -> str:
 
 
 def garminconnect_may_be_left_out() -> bool:
-    """Tell whether this Python cannot have it, so that leaving it out is no failure in CI."""
+    """Tell whether this Python cannot have it, nor the engine personal: no failure in CI."""
     return sys.version_info[:2] < GARMINCONNECT_PYTHON
 
 

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import zlib
 from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -18,6 +19,7 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
+    "django.contrib.staticfiles",
     "django.contrib.admin",
     "garmin_auth",
     "tests",
@@ -52,11 +54,18 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 FERNET_KEYS = ["a-key-for-tests-and-the-demo"]
 
 DATABASE = os.environ.get("GARMIN_AUTH_TEST_DATABASE", "sqlite")
+# Of this folder: tests of another clone on the same server have databases of their own.
+TEST_NAME = f"test_garmin_auth_{zlib.crc32(bytes(BASE_DIR)):x}"
 _DATABASES = {
     "sqlite": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": str(BASE_DIR / "demo.sqlite3"),
-        "OPTIONS": {"timeout": 20, "transaction_mode": "IMMEDIATE"},
+        "OPTIONS": {
+            "timeout": 20,
+            "transaction_mode": "IMMEDIATE",
+            # Nothing here must survive the machine, only its processes.
+            "init_command": "PRAGMA synchronous=OFF",
+        },
         # A file, for the tests' other processes open it too.
         "TEST": {"NAME": f"{tempfile.gettempdir()}/garmin_auth_test_{os.getpid()}.sqlite3"},
     },
@@ -66,6 +75,7 @@ _DATABASES = {
         "USER": os.environ.get("PGUSER", "postgres"),
         "HOST": os.environ.get("PGHOST", "127.0.0.1"),
         "PORT": os.environ.get("PGPORT", "5432"),
+        "TEST": {"NAME": TEST_NAME},
     },
     "mariadb": {
         "ENGINE": "django.db.backends.mysql",
@@ -75,6 +85,7 @@ _DATABASES = {
         "HOST": os.environ.get("MYSQL_HOST", "127.0.0.1"),
         "PORT": os.environ.get("MYSQL_PORT", "3306"),
         "OPTIONS": {"charset": "utf8mb4"},
+        "TEST": {"NAME": TEST_NAME},
     },
 }
 DATABASES = {"default": _DATABASES[DATABASE]}
@@ -85,10 +96,6 @@ if name := os.environ.get("GARMIN_AUTH_DATABASE_NAME"):
 # The consumer key that a test gives its other processes.
 if consumer_key := os.environ.get("GARMIN_TEST_CONSUMER_KEY"):
     GARMIN_AUTH_OAUTH_CONSUMER = {"consumer_key": consumer_key, "consumer_secret": "secret"}
-
-# A test that kills processes cannot wait for the default's 20 s.
-if lease := os.environ.get("GARMIN_AUTH_LEASE"):
-    GARMIN_AUTH_LEASE = float(lease)
 
 if engine := os.environ.get("GARMIN_AUTH_TEST_ENGINE"):
     GARMIN_AUTH_ENGINE = engine

@@ -30,7 +30,7 @@ class SlowGarthEngine(GarthEngine):
         if self.begun:
             self.begun.set()
         if self.gate:
-            self.gate.wait(30)
+            self.gate.wait(120)
         time.sleep(self.seconds)
         return super().login(email, password)
 

@@ -2,26 +2,17 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
-from django.db import connection
 from django.utils import timezone
 
 from garmin_auth.accounts import Account, account_of, badge_of
 from garmin_auth.exceptions import InvalidCredentials, LoginInterrupted
-from garmin_auth.failures import to_record
+from garmin_auth.logins.records import to_record
 from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
 from tests.conftest import EMAIL, state_of
+from tests.rows import damage
 
+pytestmark = pytest.mark.every_database
 states = GarminAuthenticationState.objects
-
-
-def damage(user, *columns):
-    """Put bytes that no key opens into columns of the user's row."""
-    table = GarminAuthenticationState._meta.db_table
-    with connection.cursor() as cursor:
-        for column in columns:
-            cursor.execute(
-                f"UPDATE {table} SET {column} = %s WHERE user_id = %s", [b"damaged", user.pk]
-            )
 
 
 def test_of_a_user_without_a_row_there_is_nothing(user):
@@ -89,7 +80,7 @@ def test_a_disconnected_account_says_by_whom(user, connect, reason):
 
 def test_an_ended_session_says_so(user, connect):
     state = connect(user)
-    states.expire_session(state.pk, state.session_version)
+    states.end_session(state.pk, state.session_version, "expired")
     assert account_of(user) == Account(Status.DISCONNECTED, ended_reason=EndedReason.EXPIRED)
 
 
@@ -116,12 +107,6 @@ def test_a_pending_login_that_no_key_opens_harms_no_session(user, connect):
     assert account_of(user).readable
 
 
-def test_a_session_without_a_date_is_connected(user, connect):
-    connect(user)
-    states.filter(user=user).update(connected_at=None)
-    assert account_of(user).connected
-
-
 def test_another_users_session_is_not_shown(user, other_user, connect):
     connect(other_user)
     assert account_of(user) == Account(Status.NONE)
@@ -135,7 +120,7 @@ def test_a_readable_row_costs_one_query(user, connect, django_assert_num_queries
 
 def test_no_secret_is_in_its_repr(user, connect):
     state = connect(user)
-    assert state.session_data not in repr(account_of(user))
+    assert state.session_data.decrypt() not in repr(account_of(user))
 
 
 def test_a_session_of_a_known_engine_that_is_not_installed_cannot_be_read(user, connect, settings):
@@ -217,7 +202,7 @@ def ends_soon(user, connect):
 
 def ended(user, connect):
     state = connect(user)
-    states.expire_session(state.pk, state.session_version)
+    states.end_session(state.pk, state.session_version, "expired")
 
 
 def waiting(user, connect):

@@ -1,37 +1,46 @@
 """The system checks: each when it speaks, and when it is silent."""
 
+import ast
 import os
+import re
+import secrets
 import sqlite3
+import sys
 from configparser import ConfigParser
 from importlib import metadata
-from types import SimpleNamespace
 
 import pytest
 from cryptography.fernet import Fernet
 from django.core.checks import ERROR, WARNING, run_checks
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.core.management.utils import get_random_secret_key
 from django.db import connection
+from django.urls import reverse_lazy
+from packaging.requirements import Requirement
 
-from garmin_auth.checks import check_stored_engines, check_stored_sessions
-from garmin_auth.conf import conf
-from garmin_auth.engines import NEEDS
-from garmin_auth.engines.environment import VARIABLES
-from garmin_auth.engines.garminconnect_limits import TIMEOUT
+import garmin_auth
+from garmin_auth.checks import check_cache_table, check_stored_engines, check_stored_sessions
+from garmin_auth.conf import Settings, conf
+from garmin_auth.engines import NEEDS, default_engine, get_engine, installed_version
 from garmin_auth.models import GarminAuthenticationState
-
-from .conftest import ROOT, raw_row
-from .test_models import spoil, store
+from tests.conftest import ROOT, raw_row
+from tests.rows import damage, store
 
 in_a_process = pytest.mark.django_db(transaction=True)
 TABLE = GarminAuthenticationState._meta.db_table
 
 
-GARMINCONNECT = 'pip install --upgrade "django-garmin-auth[garminconnect]"'
+GARTH = 'python -m pip install "django-garmin-auth[garth]"'
+PERSONAL = 'python -m pip install "django-garmin-auth[personal]"'
+PERSONALS = {"garmin_connect_personal_api_python": "1.0.0"}
+GARMINCONNECT = 'python -m pip install "django-garmin-auth[garminconnect]"'
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
     theirs = [name for name in os.environ if name.upper().startswith(("GARTH_", "GARMINTOKENS"))]
-    for name in [*theirs, *VARIABLES]:
+    for name in theirs:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -39,20 +48,24 @@ def clean_environment(monkeypatch):
 def installed(monkeypatch):
     """Say which distributions are installed besides, None for one that is not; and the Python."""
     real = metadata.version
+    absent = {"garmin-connect-personal-api-python": None}
 
     def installed(python=(3, 12), **versions):
+        versions = {**absent, **{name.replace("_", "-"): versions[name] for name in versions}}
+
         def version(name):
+            name = name.replace("_", "-")
             found = versions[name] if name in versions else real(name)
             if found is None:
                 raise metadata.PackageNotFoundError(name)
             return found
 
-        # No folders to tell from, so importlib.metadata is asked.
-        monkeypatch.setattr("garmin_auth.engines.requirements.sys", SimpleNamespace(path=[]))
         monkeypatch.setattr(metadata, "version", version)
-        monkeypatch.setattr("garmin_auth.engines.requirements.PYTHON", python)
+        monkeypatch.setattr("garmin_auth.engines.PYTHON", python)
+        installed_version.cache_clear()
 
-    return installed
+    yield installed
+    installed_version.cache_clear()
 
 
 @pytest.fixture
@@ -178,7 +191,7 @@ def test_any_text_is_a_key_with_hkdf(settings):
 def test_a_repeated_key_is_a_warning(settings, keys):
     settings.FERNET_KEYS = keys
 
-    assert said("W002") == ["FERNET_KEYS holds the same key more than once."]
+    assert said("W002") == ["FERNET_KEYS lists the same key more than once."]
     assert said("E002") == []
 
 
@@ -242,7 +255,7 @@ def test_good_settings_are_silent(settings):
 def test_an_unknown_engine_is_an_error(settings):
     settings.GARMIN_AUTH_ENGINE = "nonsense"
 
-    assert said("E003") == ["GARMIN_AUTH_ENGINE is 'nonsense', which is no known engine."]
+    assert said("E003") == ["GARMIN_AUTH_ENGINE is 'nonsense', which is not a known engine."]
 
 
 @pytest.mark.parametrize(
@@ -263,6 +276,7 @@ def test_an_engine_whose_module_is_missing_is_an_error(settings, path):
 
 
 def test_an_engine_of_the_sites_own_in_place_of_a_built_in_one_is_looked_for(settings):
+    settings.GARMIN_AUTH_ENGINE = "garth"
     settings.GARMIN_AUTH_ENGINES = {"garth": "no_such_module.Engine"}
 
     (message,) = said("E003")
@@ -328,19 +342,75 @@ def test_with_an_older_python_the_one_that_garminconnect_needs_is_named(settings
     )
 
 
-def test_with_neither_engine_installed_both_commands_are_said(installed):
+def test_with_no_engine_installed_the_commands_are_said(installed):
     installed(garth=None, garminconnect=None)
 
+    assert said("E003") == ["No Garmin engine is installed."]
+    assert hint("E003") == f"Install one: {GARTH} or {GARMINCONNECT} or {PERSONAL}"
+
+
+def test_with_an_older_python_only_what_runs_on_it_is_said(installed):
+    installed(python=(3, 11), garth=None, garminconnect=None)
+
+    assert hint("E003") == f"Install one: {GARTH}"
+
+
+def test_with_no_engine_installed_a_login_says_what_the_check_says(installed):
+    installed(garth=None, garminconnect=None)
+
+    with pytest.raises(ImproperlyConfigured, match=r"^No Garmin engine is installed\."):
+        get_engine()
+
+
+def test_a_missing_garth_is_an_error_with_both_commands(settings, installed):
+    settings.GARMIN_AUTH_ENGINE = "garth"
+    installed(garth=None)
+
     assert said("E003") == ["The engine 'garth' needs garth, which is not installed."]
-    assert 'pip install "garth>=0.8.0,<0.9"' in hint("E003")
+    assert GARTH in hint("E003")
     assert GARMINCONNECT in hint("E003")
 
 
-def test_an_old_garth_is_an_error(installed):
+@pytest.mark.parametrize(
+    ("versions", "engine"),
+    [
+        ({"garth": "0.8.0", "garminconnect": "0.3.20"}, "garth"),
+        ({"garth": None, "garminconnect": "0.3.20"}, "garminconnect"),
+        ({"garth": "0.5.21", "garminconnect": "0.3.20"}, "garminconnect"),
+        ({"garth": "0.8.0", "garminconnect": None}, "garth"),
+        ({"garth": None, "garminconnect": None, **PERSONALS}, "personal"),
+        ({"garth": "0.8.0", "garminconnect": None, **PERSONALS}, "garth"),
+    ],
+)
+def test_without_the_setting_the_engine_that_is_installed_is_used(installed, versions, engine):
+    installed(curl_cffi="0.15", **versions)
+
+    assert said("E003") == []
+    assert default_engine() == engine
+
+
+def test_without_a_built_in_engine_the_sites_own_is_used(settings, installed):
+    settings.GARMIN_AUTH_ENGINES = {"mine": "tests.test_health.FlawedEngine"}
+    installed(garth=None, garminconnect=None)
+
+    assert default_engine() == "mine"
+
+
+def test_an_old_garth_is_an_error(settings, installed):
+    settings.GARMIN_AUTH_ENGINE = "garth"
     installed(garth="0.5.21")
 
     (message,) = said("E003")
     assert "garth 0.8.0 or newer, and 0.5.21 is installed" in message
+
+
+def test_the_requests_that_an_engine_needs_is_looked_for_too(installed, settings):
+    settings.GARMIN_AUTH_ENGINE = "garth"
+    installed(requests="2.31.0")
+
+    assert said("E003") == [
+        "The engine 'garth' needs requests 2.32.2 or newer, and 2.31.0 is installed."
+    ]
 
 
 def test_an_engine_that_is_not_chosen_need_not_be_installed(installed):
@@ -349,118 +419,62 @@ def test_an_engine_that_is_not_chosen_need_not_be_installed(installed):
     assert said("E003") == []
 
 
-def test_what_the_checks_want_is_what_the_package_asks_for():
+def test_what_the_checks_want_is_what_the_extras_install():
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
-    wanted = (
-        config["options"]["install_requires"] + config["options.extras_require"]["garminconnect"]
-    )
 
-    for needs in NEEDS.values():
-        for name, oldest in needs.distributions.items():
-            assert f"\n{name}>={oldest}" in wanted
+    for engine, needs in NEEDS.items():
+        lines = config["options.extras_require"][engine].split("\n")
+        extra = [Requirement(line) for line in lines if line and not line.startswith("#")]
+        assert needs.distributions == {
+            requirement.name: next(
+                (each.version for each in requirement.specifier if each.operator == ">="), "0"
+            )
+            for requirement in extra
+        }
 
 
-# Settings that garminconnect cannot follow
+def test_an_engine_that_cannot_be_imported_is_an_error_before_a_deployment(
+    settings, tmp_path, monkeypatch
+):
+    (tmp_path / "broken_engine.py").write_text("raise RuntimeError('No home directory.')")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings.GARMIN_AUTH_ENGINES = {"broken": "broken_engine.Engine"}
+
+    assert said("E006", include_deployment_checks=True) == [
+        "The Garmin engine 'broken' cannot be imported: No home directory."
+    ]
+    assert said("E006") == []
+
+
+def test_engines_that_can_be_imported_are_silent():
+    assert said("E006", include_deployment_checks=True) == []
+
+
+# The table of a cache
 
 
 @pytest.fixture
-def garminconnect(settings):
-    settings.GARMIN_AUTH_ENGINE = "garminconnect"
-    settings.GARMIN_AUTH_PROXIES = {}
-    settings.GARMIN_AUTH_CA_BUNDLE = None
-    return settings
+def database_cache(settings):
+    backend = "django.core.cache.backends.db.DatabaseCache"
+    settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": "no_such_table"}}
 
 
-def test_with_default_settings_garminconnect_is_silent(garminconnect):
-    assert said("W006") == []
+def test_a_cache_without_its_table_is_a_warning(database_cache, db):
+    (message,) = said("W010", databases=["default"])
+
+    assert "The table 'no_such_table' of the cache 'default' does not exist" in message
+    assert check_cache_table(None, databases=["another"]) == []
 
 
-def test_a_proxy_that_the_environment_does_not_name_is_a_warning(garminconnect):
-    garminconnect.GARMIN_AUTH_PROXIES = {"https": "http://user:secret@proxy:3128"}
+def test_a_cache_with_its_table_is_silent(database_cache, db):
+    call_command("createcachetable")
 
-    (message,) = said("W006")
-    assert message.startswith("GARMIN_AUTH_PROXIES and the environment do not say the same")
-    assert "HTTPS_PROXY" in hint("W006")
-    assert "CURL_CA_BUNDLE" in hint("W006")
-    assert "secret" not in message + hint("W006")
+    assert said("W010", databases=["default"]) == []
 
 
-def test_a_proxy_that_only_the_environment_names_is_a_warning(garminconnect, monkeypatch):
-    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy:3128")
-
-    (message,) = said("W006")
-    assert "secret" not in message + hint("W006")
-
-
-def test_a_ca_bundle_that_the_environment_does_not_name_is_a_warning(garminconnect, garmin):
-    garminconnect.GARMIN_AUTH_PROXIES = {}
-
-    (message,) = said("W006")
-    assert message.startswith("GARMIN_AUTH_CA_BUNDLE and the environment")
-
-
-def test_proxy_and_bundle_are_one_warning(garminconnect, garmin):
-    garminconnect.GARMIN_AUTH_PROXIES = {"https": garmin.proxy_url}
-
-    (message,) = said("W006")
-    assert message.startswith("GARMIN_AUTH_PROXIES and GARMIN_AUTH_CA_BUNDLE and the environment")
-
-
-def test_an_environment_that_says_the_same_is_silent(garminconnect, garmin, monkeypatch):
-    garminconnect.GARMIN_AUTH_PROXIES = {"https": garmin.proxy_url}
-    garminconnect.GARMIN_AUTH_CA_BUNDLE = garmin.ca_bundle
-    monkeypatch.setenv("HTTPS_PROXY", garmin.proxy_url)
-    monkeypatch.setenv("CURL_CA_BUNDLE", garmin.ca_bundle)
-
-    assert said("W006") == []
-
-
-def test_a_consumer_key_is_a_warning(garminconnect):
-    garminconnect.GARMIN_AUTH_OAUTH_CONSUMER = {"consumer_key": "k", "consumer_secret": "secret"}
-
-    assert said("W006") == ["GARMIN_AUTH_OAUTH_CONSUMER means nothing to the engine garminconnect."]
-
-
-@pytest.mark.parametrize(("timeout", "found"), [(30, 0), (30.0, 0), (10, 1), (60, 1)])
-def test_a_timeout_is_a_warning_where_it_is_not_the_default(garminconnect, timeout, found):
-    garminconnect.GARMIN_AUTH_TIMEOUT = timeout
-
-    assert len(said("W006")) == found
-
-
-def test_what_garminconnect_cannot_follow_is_no_matter_to_garth(garminconnect):
-    garminconnect.GARMIN_AUTH_ENGINE = "garth"
-    garminconnect.GARMIN_AUTH_PROXIES = {"https": "http://proxy:3128"}
-    garminconnect.GARMIN_AUTH_TIMEOUT = 10
-
-    assert said("W006") == []
-
-
-def test_nor_to_a_sites_own_engine_of_that_name(garminconnect):
-    garminconnect.GARMIN_AUTH_ENGINES = {"garminconnect": "tests.test_health.FlawedEngine"}
-    garminconnect.GARMIN_AUTH_TIMEOUT = 10
-
-    assert said("W006") == []
-
-
-def test_a_wrong_setting_is_said_once_with_garminconnect_too(garminconnect):
-    garminconnect.GARMIN_AUTH_TIMEOUT = "long"
-
-    assert said("W006") == []
-    assert len(said("E001")) == 1
-
-
-def test_the_default_timeout_and_the_logins_time_are_as_the_warning_says(settings, garminconnect):
-    del settings.GARMIN_AUTH_TIMEOUT
-    assert conf.TIMEOUT == TIMEOUT
-
-    engine = pytest.importorskip(
-        "garmin_auth.engines.garminconnect",
-        reason="garminconnect needs Python 3.12",
-        exc_type=ImportError,
-    )
-    assert engine.LOGIN_TIMEOUT == 180
+def test_a_cache_that_is_not_in_the_database_is_silent(db):
+    assert said("W010", databases=["default"]) == []
 
 
 # CA bundle
@@ -561,7 +575,16 @@ def test_an_unknown_cache_is_said_once(settings):
 
 
 @pytest.mark.parametrize(
-    "name", ["GARTH_TOKEN", "GARTH_HOME", "GARTH_TELEMETRY_ENABLED", "garth_x", "GARMINTOKENS"]
+    "name",
+    [
+        "GARTH_TOKEN",
+        "GARTH_HOME",
+        "GARTH_TELEMETRY_ENABLED",
+        "garth_x",
+        "GARMINTOKENS",
+        "GARMIN_PERSONAL_API_KEY",
+        "GARMIN_PERSONAL_API_BASE_URL",
+    ],
 )
 def test_a_librarys_variable_is_a_warning_that_names_it_and_not_its_value(monkeypatch, name):
     monkeypatch.setenv(name, "a-secret-token")
@@ -586,17 +609,17 @@ def test_other_variables_are_silent(monkeypatch):
 def test_unreadable_rows_are_counted(user, other_user):
     store(user)
     store(other_user)
-    spoil(user)
+    damage(user)
 
     assert stored_sessions() == [
-        "No key in FERNET_KEYS opens 1 of 2 stored Garmin sessions looked at. They are kept."
+        "No key in FERNET_KEYS decrypts 1 of the 2 stored Garmin sessions looked at. They are kept."
     ]
 
 
 @pytest.mark.django_db
 def test_it_is_a_database_check(user):
     store(user)
-    spoil(user)
+    damage(user)
 
     messages = run_checks(tags=["database"], databases=["default"])
 
@@ -630,7 +653,7 @@ def test_a_database_that_is_not_to_be_checked_is_not_asked(
     user, databases, django_assert_num_queries
 ):
     store(user)
-    spoil(user)
+    damage(user)
 
     with django_assert_num_queries(0):
         # Not run_checks(): Django 6.1 takes None for all databases.
@@ -644,7 +667,7 @@ def test_the_sample_is_of_either_end(user, django_user_model, monkeypatch, posit
     users = [user, *(django_user_model.objects.create_user(name) for name in ("ben", "cleo"))]
     for one in users:
         store(one)
-    spoil(users[position])
+    damage(users[position])
 
     assert len(stored_sessions()) == found
 
@@ -656,7 +679,7 @@ def test_it_costs_a_few_queries_whatever_the_number_of_rows(
     store(user)
     store(other_user)
 
-    with django_assert_max_num_queries(6):
+    with django_assert_max_num_queries(9):
         stored_sessions()
 
 
@@ -673,8 +696,8 @@ def test_sessions_of_an_engine_that_nobody_knows_are_a_warning(user, other_user)
     store(other_user, engine="another")
 
     assert stored_engines() == [
-        "Garmin sessions of the engine 'another' are stored, which is not installed here. They "
-        "are kept, and cannot be used."
+        "Garmin sessions of the engine 'another' are stored, but it is not installed. They are "
+        "kept, but cannot be used."
     ]
 
 
@@ -698,7 +721,105 @@ def test_sessions_of_engines_that_are_installed_are_silent(user, other_user, set
     assert stored_engines() == []
 
 
+@in_a_process
+def test_missing_staticfiles_are_a_warning(manage):
+    said = manage(
+        "check", lines=["INSTALLED_APPS.remove('django.contrib.staticfiles')", "STATIC_URL = None"]
+    )
+
+    assert "(garmin_auth.W009) 'django.contrib.staticfiles' is not in INSTALLED_APPS" in said
+    assert "HINT: Add 'django.contrib.staticfiles' to INSTALLED_APPS." in said
+
+
+def test_staticfiles_without_their_url_are_a_warning(settings):
+    settings.STATIC_URL = None
+
+    assert said("W009") == ["STATIC_URL is not set, so garmin_auth's pages cannot be rendered."]
+
+
+def test_staticfiles_with_their_url_are_silent():
+    assert said("W009") == []
+
+
 @pytest.mark.django_db
+@pytest.mark.parametrize("name", ["CLIENT_ADDRESS", "MAY_CONNECT", "THREAD_CONTEXT"])
+@pytest.mark.parametrize("path", ["mysite.missing", "tests.missing", "tests.test_checks.ROOT"])
+def test_a_callable_that_cannot_be_imported_is_an_error(settings, name, path):
+    setattr(settings, f"GARMIN_AUTH_{name}", path)
+    assert said("E007") == [f"GARMIN_AUTH_{name} is {path!r}, which cannot be imported or called."]
+
+
+@pytest.mark.parametrize("name", ["CLIENT_ADDRESS", "MAY_CONNECT", "THREAD_CONTEXT"])
+def test_a_callable_that_can_be_imported_is_silent(settings, name):
+    setattr(settings, f"GARMIN_AUTH_{name}", "contextlib.nullcontext")
+    assert said("E007") == []
+
+
+def test_a_wrong_setting_of_a_callable_is_said_once(settings):
+    settings.GARMIN_AUTH_MAY_CONNECT = "may_connect"
+    assert (len(said("E001")), said("E007")) == (1, [])
+
+
+@pytest.mark.parametrize("url", ["/nowhere/", "nowhere", "/accounts/logon/?next=/"])
+def test_a_login_url_that_leads_nowhere_is_a_warning(settings, url):
+    settings.LOGIN_URL = url
+    (message,) = said("W016")
+    assert url in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["/accounts/login/", "login", "/accounts/login/?theme=dark", "https://id.example.com/login"],
+)
+def test_a_login_url_that_leads_somewhere_is_silent(settings, url):
+    settings.LOGIN_URL = url
+    assert said("W016") == []
+
+
+def test_the_login_url_of_a_site_without_the_pages_is_no_matter(settings):
+    settings.LOGIN_URL, settings.ROOT_URLCONF = "/nowhere/", "django.contrib.auth.urls"
+    assert said("W016") == []
+
+
+def test_a_login_url_under_a_language_is_silent(settings):
+    settings.ROOT_URLCONF = "tests.language_urls"
+    assert said("W016") == []
+
+
+@pytest.mark.parametrize("name", ["terms", reverse_lazy("terms")])
+def test_terms_that_cannot_be_linked_are_an_error(settings, name):
+    settings.GARMIN_AUTH_TERMS_URL = name
+    (message,) = said("E008")
+    assert "GARMIN_AUTH_TERMS_URL leads nowhere: Reverse for 'terms' not found." in message
+
+
+@pytest.mark.parametrize(
+    "url", [None, "", "/terms/", "https://example.com/terms", "login", reverse_lazy("login")]
+)
+def test_terms_that_can_be_linked_are_silent(settings, url):
+    settings.GARMIN_AUTH_TERMS_URL = url
+    assert said("E008") == []
+
+
+def test_terms_of_a_wrong_type_are_said_once(settings):
+    settings.GARMIN_AUTH_TERMS_URL = 5
+    assert (len(said("E001")), said("E008")) == (1, [])
+
+
+def test_a_site_without_djangos_auth_is_a_warning(settings):
+    settings.INSTALLED_APPS = [
+        app
+        for app in settings.INSTALLED_APPS
+        if app not in ("django.contrib.auth", "django.contrib.admin", "garmin_auth")
+    ]
+    assert len(said("W017")) == 1
+    assert said("W016") == []
+
+
+def test_a_site_with_djangos_auth_is_silent():
+    assert said("W017") == []
+
+
 def test_the_engine_of_a_row_without_session_is_no_matter(user):
     store(user, engine="another")
     GarminAuthenticationState.objects.disconnect(user.pk, "user")
@@ -738,7 +859,7 @@ def test_text_in_place_of_bytes_is_unreadable(user):
 @in_a_process
 def test_plain_check_does_not_look_at_rows(user, manage):
     store(user)
-    spoil(user)
+    damage(user)
 
     assert "W005" not in manage("check")
 
@@ -746,9 +867,9 @@ def test_plain_check_does_not_look_at_rows(user, manage):
 @in_a_process
 def test_check_of_the_database_looks_at_rows(user, manage):
     store(user)
-    spoil(user)
+    damage(user)
 
-    assert "(garmin_auth.W005) No key in FERNET_KEYS opens 1 of 1" in manage(
+    assert "(garmin_auth.W005) No key in FERNET_KEYS decrypts 1 of the 1" in manage(
         "check", "--database", "default"
     )
 
@@ -756,7 +877,7 @@ def test_check_of_the_database_looks_at_rows(user, manage):
 @in_a_process
 def test_unreadable_rows_do_not_block_migrate(user, manage):
     store(user)
-    spoil(user)
+    damage(user)
 
     said = manage("migrate", "--no-color")
 
@@ -769,7 +890,7 @@ def test_unreadable_rows_do_not_block_migrate(user, manage):
 def test_another_key_is_noticed_and_does_not_block_migrate(user, manage):
     store(user)
 
-    assert "opens 1 of 1" in manage("migrate", lines=["FERNET_KEYS = ['another']"])
+    assert "decrypts 1 of the 1" in manage("migrate", lines=["FERNET_KEYS = ['another']"])
 
 
 @in_a_process
@@ -856,3 +977,245 @@ def test_an_error_ends_manage_check_with_1(manage):
     said = manage("check", lines=["GARMIN_AUTH_DOMAIN = 'evil.example'"], code=1)
 
     assert "(garmin_auth.E001) GARMIN_AUTH_DOMAIN must be one of garmin.com, garmin.cn" in said
+
+
+# GARMIN_AUTH_FROZEN
+
+
+def test_a_frozen_site_is_a_warning(settings):
+    settings.GARMIN_AUTH_FROZEN = True
+
+    assert said("W011") == ["GARMIN_AUTH_FROZEN is True, so this site does not connect to Garmin."]
+
+
+def test_a_value_of_frozen_that_cannot_work_is_one_error(settings):
+    settings.GARMIN_AUTH_FROZEN = "False"
+
+    assert said("E001") == ["GARMIN_AUTH_FROZEN must be True or False, not of type str."]
+    assert said("W011") == []
+
+
+# Weak keys, before a deployment
+
+
+WEAK = [
+    "only",
+    "short-1aB2cD3eF4gH5",
+    "x" * 60,
+    "abcabcabcabcabcabcabcabcabcabcabcabcabcabcabc",
+    "a long random string",
+    "A Long Random String, for this tutorial only",
+    "django-insecure-7k2v!q0w8e9r5t1y3u6i4o@p#a$s%d^f&g*h(j)k_l",
+    b"the present key of this site 0123456789",
+]
+
+
+@pytest.fixture(scope="module")
+def owners():
+    return metadata.packages_distributions()
+
+
+@pytest.fixture
+def read_once(monkeypatch, owners):
+    """What each distribution has installed, which takes a third of a second to read."""
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: owners)
+
+
+@pytest.mark.parametrize("key", WEAK, ids=repr)
+@pytest.mark.usefixtures("read_once")
+def test_a_weak_key_is_a_warning_before_a_deployment(settings, key):
+    settings.FERNET_KEYS = [secrets.token_urlsafe(48), key]
+
+    assert said("W012", include_deployment_checks=True) == [
+        "FERNET_KEYS[1] is short or easy to guess."
+    ]
+    assert said("W012") == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        secrets.token_urlsafe(48),
+        "0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+        Fernet.generate_key(),
+        Fernet.generate_key().decode(),
+        get_random_secret_key(),
+    ],
+    ids=["urlsafe", "hex", "fernet", "fernet-text", "django"],
+)
+@pytest.mark.usefixtures("read_once")
+def test_a_generated_key_is_silent_before_a_deployment(settings, key):
+    settings.FERNET_KEYS = [key]
+
+    assert said("W012", include_deployment_checks=True) == []
+
+
+@pytest.mark.parametrize("keys", ["only for development", None, [], 5, [5, None, ""]])
+@pytest.mark.usefixtures("read_once")
+def test_keys_that_cannot_be_used_are_not_called_weak_too(settings, keys):
+    settings.FERNET_KEYS = keys
+
+    assert said("W012", include_deployment_checks=True) == []
+
+
+def keys_in_the_docs():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    text = "\n".join(page.read_text() for page in pages)
+    for listed in re.findall(r"FERNET_KEYS = (\[[^]]+\])", text):
+        if "environ" not in listed:
+            yield from ast.literal_eval(listed)
+
+
+@pytest.mark.parametrize("key", sorted(set(keys_in_the_docs())))
+@pytest.mark.usefixtures("read_once")
+def test_a_key_that_the_docs_show_is_weak(settings, key):
+    settings.FERNET_KEYS = [key]
+
+    assert len(said("W012", include_deployment_checks=True)) == 1
+
+
+@in_a_process
+def test_check_deploy_finds_a_weak_key(manage):
+    assert "(garmin_auth.W012) FERNET_KEYS[0]" in manage(
+        "check", "--deploy", lines=["FERNET_KEYS = ['only', 'for', 'development']"]
+    )
+
+
+# Settings that do not exist
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("GARMIN_AUTH_PROXY", "GARMIN_AUTH_PROXIES"),
+        ("GARMIN_AUTH_ENGINGE", "GARMIN_AUTH_ENGINE"),
+        ("GARMIN_AUTH_TIME_OUT", "GARMIN_AUTH_TIMEOUT"),
+    ],
+)
+def test_a_setting_that_does_not_exist_is_a_warning_with_what_was_meant(settings, name, meant):
+    setattr(settings, name, "a-secret-value")
+
+    assert said("W013") == [f"{name} is not a setting of garmin_auth, so it has no effect."]
+    assert hint("W013").startswith(f"Did you mean {meant}?")
+    assert "a-secret-value" not in str(run_checks(tags=["garmin_auth"]))
+
+
+def test_a_setting_that_is_like_no_other_is_a_warning_with_where_to_look(settings):
+    settings.GARMIN_AUTH_XYZZY = 5
+
+    assert len(said("W013")) == 1
+    assert hint("W013").startswith("Remove it.")
+
+
+def test_every_setting_that_exists_is_silent(settings):
+    for name in vars(Settings):
+        if name.isupper():
+            setattr(settings, f"GARMIN_AUTH_{name}", getattr(conf, name))
+
+    assert said("W013") == []
+
+
+# Another distribution's files in this package
+
+
+@pytest.fixture
+def distribution(tmp_path, monkeypatch):
+    """Install a distribution with these files, none of which is imported."""
+
+    def distribution(name, *files):
+        folder = tmp_path / f"{name.replace('-', '_')}-0.4.1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.4.1\n")
+        (folder / "RECORD").write_text("".join(f"{file},,\n" for file in files))
+        for file in files:
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).touch()
+        monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+
+    return distribution
+
+
+def test_the_other_garmin_auth_is_a_warning(distribution):
+    distribution("garmin-auth", "garmin_auth/__init__.py", "garmin_auth/auth.py")
+
+    assert said("W015") == [
+        "The distribution 'garmin-auth' has installed its files in the package garmin_auth."
+    ]
+    assert "python -m pip uninstall garmin-auth" in hint("W015")
+    assert "--force-reinstall" in hint("W015")
+    assert len(said("W015", include_deployment_checks=True)) == 1
+
+
+def test_any_other_distribution_in_this_package_is_a_warning_before_a_deployment(distribution):
+    distribution("our-garmin", "garmin_auth/__init__.py", "our_garmin/__init__.py")
+
+    assert said("W015", include_deployment_checks=True) == [
+        "The distribution 'our-garmin' has installed its files in the package garmin_auth."
+    ]
+
+
+def test_a_distribution_with_its_own_package_is_silent(distribution):
+    distribution("garmin-auth-extras", "garmin_auth_extras/__init__.py")
+
+    assert said("W015", include_deployment_checks=True) == []
+
+
+def test_a_package_that_has_lost_its_init_is_a_warning(monkeypatch):
+    monkeypatch.setattr(garmin_auth, "__file__", None)
+
+    assert said("W015") == ["The file __init__.py of the package garmin_auth is missing."]
+    assert "--force-reinstall" in hint("W015")
+
+
+# Tags without the URLs, before a deployment
+
+
+@pytest.fixture
+def template(settings, tmp_path):
+    """Give the site a template with this content."""
+
+    def template(content, name="home.html"):
+        (tmp_path / name).write_text(content)
+        settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [str(tmp_path)]}]
+        return tmp_path / name
+
+    return template
+
+
+@pytest.fixture
+def without_urls(settings):
+    settings.ROOT_URLCONF = "django.contrib.auth.urls"
+
+
+@pytest.mark.parametrize("tag", ["garmin_status", "garmin_connect_link", "garmin_banner"])
+def test_a_tag_without_our_urls_is_a_warning(template, without_urls, tag):
+    path = template(f"{{% load i18n garmin_auth %}}<p>{{%  {tag} %}}</p>")
+
+    assert said("W014", include_deployment_checks=True) == [
+        f"{path} uses tags of garmin_auth, but the site has not included garmin_auth.urls, so "
+        "they have no links."
+    ]
+    assert said("W014") == []
+
+
+def test_a_tag_with_our_urls_is_silent(template):
+    template("{% load garmin_auth %}{% garmin_status %}")
+
+    assert said("W014", include_deployment_checks=True) == []
+
+
+@pytest.mark.parametrize(
+    "content", ["{% load garmin_auth %}{% garmin_time now %}", "garmin_status", b"\xff\xfe"]
+)
+def test_templates_without_our_links_need_no_urls(template, without_urls, content, tmp_path):
+    path = template("")
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    assert said("W014", include_deployment_checks=True) == []
+
+
+def test_without_a_urlconf_nothing_is_said_of_tags(template, settings):
+    template("{% load garmin_auth %}{% garmin_status %}")
+    del settings.ROOT_URLCONF
+
+    assert said("W014", include_deployment_checks=True) == []

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import reverse_lazy
 
 from garmin_auth.conf import Settings, conf
 
 DEFAULTS = {
-    "ENGINE": "garth",
+    "ENGINE": None,
     "ENGINES": {},
     "DOMAIN": "garmin.com",
     "PROXIES": {},
@@ -22,12 +23,22 @@ DEFAULTS = {
     "MFA_MAX_ATTEMPTS": 5,
     "LOGIN_WORKERS": 4,
     "CHECK_RATE": None,
+    "THREAD_CONTEXT": None,
+    "CLIENT_ADDRESS": None,
+    "MAY_CONNECT": None,
+    "TERMS_URL": None,
+    "FAILING_AFTER": 259_200,
+    "FROZEN": False,
 }
 CONSUMER = {"consumer_key": "key", "consumer_secret": "secret"}
 
 GOOD = [
     ("ENGINE", "another"),
+    ("ENGINE", None),
+    ("ENGINE", ["another", "garth"]),
+    ("ENGINE", ("another", "garth")),
     ("ENGINES", {"mine": "site.engines.Mine"}),
+    ("ENGINES", {"m" * 50: "site.engines.Mine"}),
     ("DOMAIN", "garmin.com"),
     ("DOMAIN", "garmin.cn"),
     ("PROXIES", {}),
@@ -50,12 +61,25 @@ GOOD = [
     ("CHECK_RATE", None),
     ("CHECK_RATE", 0.1),
     ("CHECK_RATE", 50),
+    ("THREAD_CONTEXT", None),
+    ("THREAD_CONTEXT", "mysite.tenants.for_a_thread"),
+    ("CLIENT_ADDRESS", None),
+    ("MAY_CONNECT", None),
+    ("MAY_CONNECT", "mysite.plans.may_connect"),
+    ("CLIENT_ADDRESS", "mysite.proxies.client_address"),
+    ("TERMS_URL", None),
+    ("TERMS_URL", "/terms/"),
+    ("TERMS_URL", reverse_lazy("garmin_auth:status")),
+    ("FROZEN", True),
+    ("FROZEN", False),
 ]
 
 BAD = [
-    ("ENGINE", None),
     ("ENGINE", 5),
-    ("ENGINE", ["garth"]),
+    ("ENGINE", []),
+    ("ENGINE", ["garth", 5]),
+    ("ENGINE", ["garth", "garth"]),
+    ("ENGINE", {"garth"}),
     ("ENGINES", None),
     ("ENGINES", ["garth"]),
     ("ENGINES", {"mine": 5}),
@@ -63,6 +87,8 @@ BAD = [
     ("ENGINES", {5: "site.engines.Mine"}),
     ("ENGINES", {"mine": "NoModule"}),
     ("ENGINES", {"mine": ""}),
+    ("ENGINES", {"m" * 51: "site.engines.Mine"}),
+    ("ENGINES", {"": "site.engines.Mine"}),
     ("DOMAIN", None),
     ("DOMAIN", ""),
     ("DOMAIN", "GARMIN.COM"),
@@ -102,10 +128,27 @@ BAD = [
     ("MFA_MAX_ATTEMPTS", 2.5),
     ("LOGIN_WORKERS", 1.5),
     ("MFA_TTL", 1e300),
+    ("LEASE", 14),
+    ("THREAD_CONTEXT", "for_a_thread"),
+    ("THREAD_CONTEXT", 5),
+    ("CLIENT_ADDRESS", "client_address"),
+    ("CLIENT_ADDRESS", 5),
+    ("MAY_CONNECT", "may_connect"),
+    ("MAY_CONNECT", True),
+    ("TERMS_URL", 5),
+    ("TERMS_URL", ["/terms/"]),
+    *(("FROZEN", value) for value in (None, "True", "False", "", 0, 1, [True])),
     *(("CHECK_RATE", value) for value in (0, -1, "5", "5/s", True, math.nan, math.inf)),
     *(
         (name, value)
-        for name in ("TIMEOUT", "LEASE", "MFA_TTL", "MFA_MAX_ATTEMPTS", "LOGIN_WORKERS")
+        for name in (
+            "TIMEOUT",
+            "LEASE",
+            "MFA_TTL",
+            "MFA_MAX_ATTEMPTS",
+            "LOGIN_WORKERS",
+            "FAILING_AFTER",
+        )
         for value in (0, -1, "5", None, True, [5], math.nan, math.inf)
     ),
 ]

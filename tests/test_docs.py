@@ -29,14 +29,14 @@ from django.utils import translation
 from garmin_auth import checks, exceptions, signals
 from garmin_auth.conf import Settings
 from garmin_auth.health import Report
+from garmin_auth.login import import_session, start_login
 from garmin_auth.management.commands import check_garmin_sessions
-from garmin_auth.models import EndedReason, Status
+from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
 from garmin_auth.testing import GarminSimulator
 from garmin_auth.urls import urlpatterns
-
-from .conftest import EMAIL, PASSWORD, ROOT
-from .markdown import PAGES, blocks
-from .test_tutorial import alike, environment
+from tests.conftest import EMAIL, PASSWORD, ROOT, needs_garminconnect
+from tests.markdown import PAGES, blocks
+from tests.test_tutorial import alike, environment
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"  # test_tutorial.py follows it.
 LANGUAGES = {"python", "console", "html", "ini", "cron", "json", "yaml", "toml"}
@@ -59,7 +59,7 @@ urlpatterns = [path("admin/", admin.site.urls), path("garmin/", include("garmin_
 """
 PEOPLE = """
 from django.contrib.auth import get_user_model
-from garmin_auth.login import import_session
+from garmin_auth.login import import_session, start_login
 import sys
 for name, token in zip(("ana", "ben"), sys.stdin.read().split()):
     user = get_user_model().objects.create_user(name, f"{name}@mysite.example", "password")
@@ -145,8 +145,8 @@ def new_site(tmp_path_factory):
 
 
 def write_folders(site):
-    """What garth and garminconnect leave in a user's home."""
-    from .test_import_command import decode, write_folder
+    """What garth, garminconnect and Garmin's own client leave in a user's home."""
+    from tests.management.test_import_command import decode, write_folder
 
     oauth1, oauth2 = decode(site.garmin.issue_session("ana@example.com"))
     write_folder(site.home / ".garth", oauth1, oauth2)
@@ -155,6 +155,9 @@ def write_folders(site):
     (site.home / ".garminconnect").mkdir()
     tokens = site.garmin.issue_session("ana@example.com", "garminconnect")
     (site.home / ".garminconnect" / "garmin_tokens.json").write_text(tokens)
+    (site.home / ".config" / "garmin").mkdir(parents=True)
+    key = site.garmin.add_key("ana@example.com")
+    (site.home / ".config" / "garmin" / "connect-personal-api-key").write_text(f"{key}\n")
 
 
 @pytest.fixture
@@ -168,6 +171,8 @@ class Names(dict):
     def __missing__(self, name):
         if name == "code":
             return self["garmin"].mfa_code(EMAIL)
+        if name == "key":
+            return self["garmin"].add_key(EMAIL)
         raise KeyError(name)
 
 
@@ -202,6 +207,38 @@ def test_a_page_does_what_it_says(page, site, names, settings, client, user):
         run(block, site, names)
     if (site.folder / "templates").exists():
         see_pages(site.folder / "templates", settings, client, user)
+
+
+def is_plain_python(block):
+    return block.language == "python" and not block.title and "def test_" not in block.text
+
+
+@needs_garminconnect
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "page", [page for page in RUN if any(map(is_plain_python, runnable(page)))], ids=name
+)
+def test_what_a_page_says_in_python_is_true_of_garminconnect_too(
+    page, site, user, garmin, mfa_account, settings, monkeypatch
+):
+    settings.GARMIN_AUTH_ENGINE = "garminconnect"
+    for end in ("MIN_S", "MAX_S"):
+        monkeypatch.setattr(f"garminconnect.client.sso.MOBILE_DELAY_{end}", 0.01)
+    garmin.add_account("ana.connected@example.com", PASSWORD)
+    import_session(user, garmin.issue_session("ana.connected@example.com", "garminconnect"))
+    names = Names(
+        # Not what the test above has: Celery knows tasks by the names of their modules.
+        __name__="said_of_garminconnect",
+        email=EMAIL,
+        password=PASSWORD,
+        user=user,
+        garmin=garmin,
+        path=path,
+        include=include,
+    )
+
+    for block in filter(is_plain_python, runnable(page)):
+        run(block, site, names)
 
 
 def run(block, site, names):
@@ -308,7 +345,7 @@ def see_pages(folder, settings, client, user):
     settings.TEMPLATES = [{**template, "DIRS": [folder]}]
     client.force_login(user)
     for page in ("", "login/"):
-        assert "<h1>" in client.get(f"/garmin/{page}").content.decode()
+        assert "/garmin/" in client.get(f"/garmin/{page}").content.decode()
 
 
 # Installing, which is not run
@@ -344,7 +381,7 @@ def all_errors():
     for kind in vars(exceptions).values():
         if not (inspect.isclass(kind) and issubclass(kind, exceptions.GarminAuthError)):
             continue
-        if kind is exceptions.ChallengeExpired:
+        if kind in (exceptions.ChallengeExpired, exceptions.InvalidKey):
             yield from (kind(reason) for reason in re.findall(r"``\"(\w+)\"``", kind.__doc__))
         elif issubclass(kind, exceptions.RateLimited):
             yield from ([kind(600)] if kind is exceptions.LoginThrottled else [kind(), kind(600)])
@@ -442,8 +479,8 @@ def test_every_signal_is_in_the_reference_with_its_arguments():
 
 def test_every_url_is_in_the_reference_and_no_other():
     text = (ROOT / "docs/reference/pages.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| `?`?([\w/.]*)`?`? \| \w+", text, re.M)
-    assert dict(rows) == {url.name: str(url.pattern) for url in urlpatterns}
+    rows = re.findall(r"^\| `(\w+)` \| `?`?([\w/.<>]*)`?`? \| \w+", text, re.M)
+    assert dict(rows) == {url.name: re.sub(r"<\w+:", "<", str(url.pattern)) for url in urlpatterns}
 
 
 def test_every_template_is_in_the_reference():
@@ -465,7 +502,7 @@ def test_the_generated_tables_are_of_all_settings_and_arguments(monkeypatch):
     table = generate("settings")
     assert all(f"`GARMIN_AUTH_{key}`" in table for key in vars(Settings) if key.isupper())
     table = generate("command rotate_garmin_keys")
-    assert "| `--batch-size N` | rows in memory at a time (500) |" in table
+    assert "| `--batch-size N` | rows held in memory at a time (default: 500) |" in table
 
 
 def imported_names():
@@ -524,3 +561,30 @@ def test_the_site_is_built_and_asks_nobody_else(tmp_path):
 
 def built(page, site):
     return site / page.relative_to(ROOT / "docs").with_suffix(".html")
+
+
+PAGE_TEMPLATES = {
+    "": "status.html",
+    "login/": "login.html",
+    "mfa/": "mfa.html",
+    "login/progress/": "progress.html",
+}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("page", PAGE_TEMPLATES)
+def test_every_variable_of_the_pages_is_in_the_reference(page, client, user, mfa_account, settings):
+    settings.GARMIN_AUTH_ENGINE = "garth"
+    if page == "mfa/":
+        start_login(user, EMAIL, PASSWORD)
+    if page == "login/progress/":
+        GarminAuthenticationState.objects.begin_login(user.pk, "login", 60)
+    client.force_login(user)
+    text = (ROOT / "docs/reference/pages.md").read_text()
+
+    context = client.get(f"/garmin/{page}").context_data
+
+    row = re.search(rf"`garmin_auth/{PAGE_TEMPLATES[page]}`.*", text)[0]
+    if "as `status.html`" in row or "the same" in row:
+        row += re.search(r"`garmin_auth/status.html`.*", text)[0]
+    assert [name for name in context if name != "view" and f"`{name}`" not in row] == []

@@ -33,14 +33,14 @@ engine = get_engine("garth")
 challenge = engine.login(email, password)
 new = engine.submit_code(json.loads(json.dumps(challenge.state)), garmin.mfa_code(email))
 session = engine.open(new.session_data, None)
-before = engine.account_name(session)
-data = engine.refresh(session.session_data())
+before = engine.fetch_account_name(session)
+data = engine.refresh(new.session_data)
 session = engine.open(data, None)
 client = session.client
 print(json.dumps({
     "validated": new.validated,
     "before": before,
-    "after": engine.account_name(session),
+    "after": engine.fetch_account_name(session),
     "telemetry": client.telemetry.enabled,
     "hooks": len(client.sess.hooks["response"]),
 }))
@@ -151,9 +151,9 @@ def journey(garmin, mfa_account, settings, tmp_path, monkeypatch):
         new = engine.submit_code(challenge.state, garmin.mfa_code(EMAIL))
         assert isinstance(new, NewSession)
         session = engine.open(new.session_data, None)
-        assert engine.account_name(session) == EMAIL
-        session = engine.open(engine.refresh(session.session_data()), None)
-        assert engine.account_name(session) == EMAIL
+        assert engine.fetch_account_name(session) == EMAIL
+        session = engine.open(engine.refresh(new.session_data), None)
+        assert engine.fetch_account_name(session) == EMAIL
         assert_ours_alone(garmin)
 
     return journey

@@ -7,7 +7,7 @@ import pytest
 
 from garmin_auth.engines import get_engine
 from garmin_auth.exceptions import GarminUnavailable, SessionExpired
-from garmin_auth.testing import answers as garmins
+from garmin_auth.testing.garmin import answers as garmins
 from tests import fuzz
 from tests.conftest import PASSWORD
 

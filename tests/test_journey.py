@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_worker_prints_the_days_summary(story):
 
 
 def test_the_check_finds_the_session_that_a_new_password_killed(story):
-    assert "Garmin has ended these sessions; the users must connect again: ana" in story
+    assert "Garmin has ended these users' sessions. They have to connect again: ana" in story
     assert "exit code 3" in story
 
 

@@ -1,9 +1,9 @@
-import contextlib
 import json
+import threading
 
 import pytest
 from django.core.cache.backends.locmem import LocMemCache
-from django.db import transaction
+from django.db import connections, transaction
 from django.dispatch import Signal
 from django.utils import timezone
 
@@ -16,7 +16,6 @@ from garmin_auth.exceptions import (
     InvalidMFACode,
     TooManyAttempts,
 )
-from garmin_auth.failures import to_record
 from garmin_auth.login import (
     Connected,
     cancel_mfa,
@@ -25,11 +24,21 @@ from garmin_auth.login import (
     start_login,
     submit_mfa,
 )
+from garmin_auth.logins.records import to_record
 from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
+from tests.conftest import EMAIL, PASSWORD, raw_row, state_of
 
-from .conftest import EMAIL, PASSWORD, raw_row, state_of
-
+pytestmark = pytest.mark.every_database
 WRONG = "000000"
+
+
+def submit_wrong(user):
+    try:
+        submit_mfa(user, WRONG)
+    except InvalidMFACode:
+        pass
+    finally:
+        connections.close_all()
 
 
 @pytest.fixture
@@ -100,7 +109,7 @@ def test_the_right_code_connects(user, pending, garmin):
 
 
 def test_the_pending_login_is_json_without_the_password(user, pending):
-    stored = GarminAuthenticationState.objects.values_list("mfa_challenge", flat=True).get()
+    stored = state_of(user).mfa_challenge.decrypt()
 
     assert PASSWORD not in stored
     assert json.loads(stored)["engine"] == "garth"
@@ -120,13 +129,26 @@ def test_a_wrong_code_keeps_the_login_and_says_what_is_left(user, pending, garmi
     assert submit_mfa(user, garmin.mfa_code(EMAIL)) == Connected()
 
 
-def test_the_attempt_is_counted_even_if_garmin_does_not_answer(user, pending, garmin):
+def test_an_attempt_that_garmin_does_not_answer_is_given_back(user, pending, garmin):
     garmin.fail("verify_code", "reset", times=None)
 
     with pytest.raises(GarminUnavailable):
         submit_mfa(user, WRONG)
 
+    assert state_of(user).mfa_attempts == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_attempt_is_counted_before_garmin_is_asked(user, pending, hold):
+    held = hold("verify_code")
+    waiting = threading.Thread(target=submit_wrong, args=(user,))
+    waiting.start()
+    held.wait()
+
     assert state_of(user).mfa_attempts == 1
+
+    held.release()
+    waiting.join()
 
 
 def test_a_fault_keeps_the_login(user, pending, garmin):
@@ -209,8 +231,8 @@ def test_a_cache_that_is_away_does_not_cost_the_session(user, garmin, settings, 
     path = f"{__name__}.{CacheThatGoesAway.__name__}"
     settings.CACHES = {"default": {"BACKEND": path, "LOCATION": f"goes away {mfa}"}}
 
-    with contextlib.suppress(ConnectionError):
-        start_login(user, EMAIL, PASSWORD)
+    start_login(user, EMAIL, PASSWORD)
+    if mfa:
         submit_mfa(user, garmin.mfa_code(EMAIL))
 
     assert account_of(user).connected

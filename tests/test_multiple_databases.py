@@ -1,6 +1,6 @@
 import os
 
-from .conftest import EMAIL, PASSWORD
+from tests.conftest import EMAIL, PASSWORD
 
 SITE = """
 from django.contrib.auth.models import User
@@ -43,6 +43,7 @@ from django.urls import resolve
 from garmin_auth.login import pending_login
 request = RequestFactory().post("/garmin/login/", {{"email": {EMAIL!r}, "password": {PASSWORD!r}}})
 request.user, request._dont_enforce_csrf_checks = user, True
+request.session = {{}}
 match = resolve("/garmin/login/")
 view = BaseHandler().make_view_atomic(match.func)
 print(view(request).status_code, pending_login(user) is not None)

@@ -11,14 +11,14 @@ from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpResponse
 from django.template import engines
-from django.urls import include, path
-from django.utils import translation
+from django.urls import get_script_prefix, include, path, set_script_prefix
+from django.utils import timezone, translation
+from django.utils.formats import date_format
 
 from garmin_auth import notices, signals
 from garmin_auth.health import Outcome, check_session, check_sessions
 from garmin_auth.login import disconnect, start_login
-
-from .conftest import EMAIL, PASSWORD, state_of
+from tests.conftest import EMAIL, PASSWORD, state_of
 
 SITE = "https://site.example"
 SENDS_NOTHING_YET = """
@@ -40,10 +40,18 @@ print(check_session(user).outcome)
 @pytest.fixture(autouse=True)
 def receivers():
     """What a test connects is disconnected at its end."""
-    before = signals.session_expired.receivers[:]
+    told = [
+        signals.session_failing,
+        signals.session_recovered,
+        signals.session_ending,
+        signals.session_expired,
+        signals.session_disconnected,
+    ]
+    before = [signal.receivers[:] for signal in told]
     yield
-    signals.session_expired.receivers[:] = before
-    signals.session_expired.sender_receivers_cache.clear()
+    for signal, receivers in zip(told, before, strict=True):
+        signal.receivers[:] = receivers
+        signal.sender_receivers_cache.clear()
 
 
 @pytest.fixture
@@ -80,8 +88,31 @@ def test_the_user_is_mailed_when_the_session_dies(user, die, mailed):
     [message] = mailed
     assert message.to == ["ana@site.example"]
     assert message.subject == "Please connect your Garmin account again"
-    assert message.body.startswith("Hello ana,\n\nGarmin has ended the connection")
+    assert message.body.startswith("Hello ana,\n\nGarmin has disconnected your account")
     assert "\nhttps://site.example/garmin/login/\n" in message.body
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("site_url", "script_name", "link"),
+    [
+        ("https://site.example/", "/", "https://site.example/garmin/login/"),
+        ("https://site.example/portal", "/", "https://site.example/portal/garmin/login/"),
+        ("https://site.example/portal/", "/", "https://site.example/portal/garmin/login/"),
+        ("https://site.example/portal", "/portal/", "https://site.example/portal/garmin/login/"),
+        ("https://site.example", "/portal/", "https://site.example/portal/garmin/login/"),
+        ("https://site.example:8443/a/b?c#d", "/b/", "https://site.example:8443/a/b/garmin/login/"),
+    ],
+)
+def test_the_link_keeps_the_path_of_the_sites_url(user, site_url, script_name, link):
+    before = get_script_prefix()
+    set_script_prefix(script_name)
+    try:
+        body = notices.expiry_mail(user, site_url).body
+    finally:
+        set_script_prefix(before)
+
+    assert f"\n{link}\n" in body
 
 
 @pytest.mark.django_db
@@ -145,7 +176,7 @@ def test_who_is_inactive_or_has_no_address_is_not_mailed(user, die, mailed, fact
 def test_the_mail_is_in_the_sites_language_whoever_asks(user, die, mailed, settings, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        notices, "expiry_mail", lambda user, site_url: seen.append(translation.get_language())
+        notices, "notice_mail", lambda *args, **facts: seen.append(translation.get_language())
     )
     settings.LANGUAGE_CODE = "de"
     with translation.override("fr"):
@@ -157,7 +188,7 @@ def test_the_mail_is_in_the_sites_language_whoever_asks(user, die, mailed, setti
 def test_the_mail_is_in_the_users_language_where_the_site_knows_it(user, die, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        notices, "expiry_mail", lambda user, site_url: seen.append(translation.get_language())
+        notices, "notice_mail", lambda *args, **facts: seen.append(translation.get_language())
     )
     notices.mail_user_on_expiry(SITE, language_of=lambda user: "ja")
     die(user)
@@ -189,7 +220,7 @@ def test_a_mail_that_cannot_be_sent_stops_no_check(user, die, mailed, monkeypatc
 
     monkeypatch.setattr("django.core.mail.EmailMessage.send", refuse)
     die(user)
-    assert f"mail_user_on_expiry failed user={user.pk} error=SMTPRecipientsRefused" in caplog.text
+    assert f"mail_users failed user={user.pk} error=SMTPRecipientsRefused" in caplog.text
     assert "ana@site.example" not in caplog.text
     assert state_of(user).ended_reason == "expired"
 
@@ -223,6 +254,99 @@ def test_two_workers_that_find_one_death_send_one_mail(
     assert [worker.returncode for worker in workers] == [0, 0]
     assert "To: ana@site.example" in "".join(f.read_text() for f in tmp_path.iterdir())
     assert len(list(tmp_path.iterdir())) == 1
+
+
+# The other mails
+
+
+NOW = timezone.now()
+FACTS = {
+    "failing": {"since": NOW, "reason": "refused"},
+    "recovered": {"failed_since": NOW},
+    "ending": {"engine": "garth", "ends_at": NOW},
+    "expired": {"engine": "garth"},
+    "disconnected": {"reason": "staff"},
+}
+SUBJECTS = {
+    "failing": "Your Garmin connection is not working",
+    "recovered": "Your Garmin connection works again",
+    "ending": "Your Garmin connection expires soon",
+    "expired": "Please connect your Garmin account again",
+    "disconnected": "Your Garmin account has been disconnected",
+}
+
+
+def happens(kind, user, **facts):
+    signal = getattr(signals, f"session_{kind}")
+    signal.send_robust(None, user=user, **{**FACTS[kind], **facts})
+
+
+def test_there_is_a_mail_of_each_kind():
+    assert set(notices.Notice) == set(FACTS) == set(SUBJECTS)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("kind", SUBJECTS)
+def test_what_happens_is_mailed_as_text_and_html(user, receivers, kind):
+    user.username = "o'hara <b>"
+    user.save()
+    notices.mail_users(SITE)
+
+    happens(kind, user)
+
+    [message] = mail.outbox
+    [(html, mimetype)] = message.alternatives
+    assert (message.subject, mimetype) == (SUBJECTS[kind], "text/html")
+    assert message.body.startswith("Hello o'hara <b>,\n\n")
+    assert "Hello o&#x27;hara &lt;b&gt;," in html
+    assert "List-Unsubscribe" not in message.extra_headers
+    for text in (message.body, html):
+        assert "{" not in text
+        assert f"{SITE}/garmin/" in text
+    if kind in ("failing", "recovered", "ending"):
+        assert date_format(timezone.localtime(NOW), "DATE_FORMAT") in message.body
+
+
+@pytest.mark.django_db
+def test_a_site_leaves_kinds_out(user, receivers):
+    notices.mail_users(SITE, kinds=["ending", "recovered"])
+    for kind in FACTS:
+        happens(kind, user)
+    # Nobody is told that works again of which nobody was told that it does not.
+    assert [message.subject for message in mail.outbox] == [SUBJECTS["ending"]]
+
+
+@pytest.mark.django_db
+def test_a_user_is_not_told_of_what_they_did_themselves(user, receivers):
+    notices.mail_users(SITE)
+    happens("disconnected", user, reason="user")
+    assert mail.outbox == []
+
+
+@pytest.mark.django_db
+def test_who_may_not_connect_is_not_asked_to(user, receivers, settings):
+    settings.GARMIN_AUTH_MAY_CONNECT = "tests.test_notices.nobody_may"
+    notices.mail_users(SITE)
+    for kind in FACTS:
+        happens(kind, user)
+    assert [message.subject for message in mail.outbox] == [SUBJECTS["recovered"]]
+
+
+def nobody_may(user):
+    return False
+
+
+@pytest.mark.django_db
+def test_a_mail_says_where_it_can_be_turned_off(user, receivers):
+    notices.mail_users(SITE, unsubscribe_url_of=lambda user: f"{SITE}/mail/{user.pk}")
+    happens("ending", user)
+    assert mail.outbox[0].extra_headers["List-Unsubscribe"] == f"<{SITE}/mail/{user.pk}>"
+
+
+@pytest.mark.parametrize("kinds", [["expiring"], "expire"])
+def test_a_kind_that_there_is_not_is_refused_at_once(kinds, receivers):
+    with pytest.raises(ImproperlyConfigured, match="failing, recovered, ending, expired, disc"):
+        notices.mail_users(SITE, kinds=kinds)
 
 
 # The banner

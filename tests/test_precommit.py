@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 pytest.importorskip("pre_commit", reason="the extra [check] is not installed")
 

@@ -7,16 +7,15 @@ from cryptography.fernet import Fernet, InvalidToken
 from django.db import connection, transaction
 from fernet_fields.hkdf import derive_fernet_key
 
-from garmin_auth.keys import key_of, number_of_keys, under_first_key
 from garmin_auth.login import start_login
 from garmin_auth.models import GarminAuthenticationState
 from garmin_auth.rotation import rotate_keys
+from garmin_auth.storage.keys import key_of, number_of_keys, under_first_key
+from tests.conftest import EMAIL, PASSWORD, raw_row, state_of
+from tests.rows import damage, store
 from tests.settings import FERNET_KEYS
 
-from .conftest import EMAIL, PASSWORD, raw_row, state_of
-from .test_models import spoil, store
-
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_database]
 states = GarminAuthenticationState.objects
 
 NEW, (OLD,) = "a-new-key-for-tests", FERNET_KEYS
@@ -289,7 +288,7 @@ def test_it_does_not_run_inside_a_transaction(user):
 def test_what_no_key_opens_is_counted_and_left_byte_for_byte(rotate, user, column):
     store(user)
     states.begin_challenge(user.pk, "{}")
-    spoil(user, column)
+    damage(user, column)
 
     counts = rotate()
 
@@ -309,7 +308,7 @@ def test_a_row_of_which_no_key_opens_anything_is_not_written_at_all(rotate, user
 
 def test_a_session_beside_an_unreadable_name_outlives_the_former_key(rotate, user):
     store(user)
-    spoil(user, "account_name")
+    damage(user, "account_name")
 
     rotate()
 
@@ -318,7 +317,7 @@ def test_a_session_beside_an_unreadable_name_outlives_the_former_key(rotate, use
 
 def test_an_unreadable_session_does_not_raise_the_version(rotate, user):
     store(user)
-    spoil(user)
+    damage(user)
     before = state_of(user).session_version
 
     rotate()
@@ -329,7 +328,7 @@ def test_an_unreadable_session_does_not_raise_the_version(rotate, user):
 def test_unreadable_rows_do_not_keep_others_from_being_rotated(rotate, user, other_user):
     store(user)
     store(other_user)
-    spoil(user)
+    damage(user)
 
     counts = rotate(call="rotate_keys(batch_size=1)")
 
@@ -541,7 +540,8 @@ def test_a_session_that_dies_after_the_rotation_is_cleared_by_a_block_that_was_o
 
 
 def test_a_rotation_that_races_a_refresh_loses_nothing(worker, rotate, user, connect, garmin, hold):
-    connect(user, access_expired=True)
+    connect(user)
+    garmin.expire_access_tokens(EMAIL)
     before = opened(OLD, user)
     process, exchange = worker(), hold("exchange")
     process.stdin.write("go\n")

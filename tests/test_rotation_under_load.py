@@ -10,20 +10,20 @@ import time
 import pytest
 from django.contrib.auth import get_user_model
 from django.db import connections
+from django.utils import timezone
 
 from garmin_auth.models import GarminAuthenticationState
+from tests.conftest import PASSWORD
 from tests.settings import FERNET_KEYS
 
-from .conftest import PASSWORD
-
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_database]
 SESSIONS = int(os.environ.get("GARMIN_AUTH_ROTATED", "300"))
 WORKERS = int(os.environ.get("GARMIN_AUTH_WORKERS", "2"))
 NEW = "the new key"
 OPEN_ALL = """
 from garmin_auth.models import GarminAuthenticationState as State
-rows = State.objects.with_session().defer(None).iterator()
-print(sum(bool(row.session_data and row.account_name) for row in rows))
+rows = State.objects.with_session().iterator()
+print(sum(bool(row.session_data.decrypt() and row.account_name.decrypt()) for row in rows))
 """
 
 
@@ -50,6 +50,7 @@ def sessions(garmin):
                 user=user,
                 session_data=garmin.issue_session(user.email, access_expired=number % 10 == 0),
                 account_name=user.email,
+                connected_at=timezone.now(),
                 ended_reason="",
             )
         )

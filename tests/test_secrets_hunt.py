@@ -3,6 +3,7 @@
 import base64
 import binascii
 import html
+import inspect
 import io
 import json
 import logging
@@ -14,6 +15,7 @@ import traceback
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from unittest import mock
 from urllib.parse import parse_qsl, quote, quote_plus
 
 import django
@@ -24,13 +26,14 @@ from django.core.mail import mail_admins
 from django.core.management import CommandError, call_command
 from django.core.signals import got_request_exception
 from django.db import DatabaseError, connection
+from django.db.backends.signals import connection_created
 from django.dispatch import Signal
 from django.test import Client
 from django.utils.log import AdminEmailHandler
 from django.views.debug import ExceptionReporter
 
 from garmin_auth import signals
-from garmin_auth.engines import get_engine
+from garmin_auth.engines import default_engine, get_engine
 from garmin_auth.engines.garth import GarthEngine
 from garmin_auth.exceptions import (
     AccountLocked,
@@ -40,7 +43,9 @@ from garmin_auth.exceptions import (
     GarminRequestError,
     GarminUnavailable,
     InvalidCredentials,
+    InvalidKey,
     InvalidMFACode,
+    KeyRefused,
     NotConnected,
     RateLimited,
     SessionExpired,
@@ -52,6 +57,7 @@ from garmin_auth.login import (
     Connected,
     MFARequired,
     cancel_mfa,
+    connect_with_key,
     disconnect,
     import_session,
     import_session_folder,
@@ -60,9 +66,10 @@ from garmin_auth.login import (
 )
 from garmin_auth.models import GarminAuthenticationState
 from garmin_auth.sessions import garmin_client
-from garmin_auth.testing import steps
-from garmin_auth.testing.faults import KINDS
-from tests.test_accounts import damage
+from garmin_auth.testing.garmin import steps
+from garmin_auth.testing.garmin.faults import KINDS
+from tests.conftest import needs_personal
+from tests.rows import damage
 from tests.test_views import (
     CANCEL,
     DISCONNECT,
@@ -76,19 +83,24 @@ from tests.test_views import (
 pytestmark = pytest.mark.django_db(transaction=True)
 
 PROFILE = "/userprofile-service/socialProfile"
-PASSWORD, EMAIL, CODE, COOKIE, TICKET, TOKEN = (
+SETTINGS = "/userprofile-service/userprofile/settings"
+KEY_PAGE = "/garmin/login/personal/"
+PASSWORD, EMAIL, CODE, COOKIE, TICKET, TOKEN, KEY = (
     "password",
     "e-mail address",
     "code",
     "cookie",
     "ticket",
     "token",
+    "key",
 )
 # Shorter values ("1") say nothing, and would be found anywhere.
 SHORTEST = 8
 ANY = (Connected, MFARequired, type(None), GarminAuthError)
 # What logging says of itself in each record: six digits of a clock are a code now and then.
 LOGGINGS_OWN = {"created", "msecs", "relativeCreated", "process", "thread"}
+# What is read as it is formatted. Of SQL with a session in it, each copy costs.
+READ_ALREADY = {"msg", "message"}
 # Where no answer comes, or not to the end.
 SILENT = {"stall", "slow_headers", "trickle"}
 
@@ -107,8 +119,12 @@ class Wiretap:
             self.values.setdefault(value, kind)
 
     def session(self, data):
-        """A whole session, as garth writes it."""
+        """A whole session, as garth writes it, or as the engine for keys does."""
         self.note(TOKEN, data)
+        if data.startswith("{"):
+            self.note(KEY, json.loads(data)["key"])
+            self.note(TOKEN, json.loads(data)["token"])
+            return
         for token in json.loads(base64.b64decode(data)):
             self.fields(token)
 
@@ -121,6 +137,9 @@ class Wiretap:
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
         if scheme == "Bearer":
             self.note(TOKEN, credentials)
+        if scheme == "ApiKey":
+            self.note(KEY, credentials)
+            self.note(TOKEN, answer.body.decode())  # Garmin answers with the token alone.
         for name, value in answer.headers:
             if name == "Set-Cookie":
                 self.note(COOKIE, value.partition(";")[0].partition("=")[2])
@@ -198,6 +217,13 @@ def database_places():
                 yield f"file {suffix}", path.read_bytes().decode("latin-1")
 
 
+def dump_places():
+    for form in ("json", "xml"):
+        output = io.StringIO()
+        call_command("dumpdata", "garmin_auth", format=form, stdout=output)
+        yield f"dump as {form}", output.getvalue()
+
+
 def readable(value):
     return bytes(value).decode("latin-1") if isinstance(value, bytes | memoryview) else value
 
@@ -233,8 +259,14 @@ class Everything(logging.Handler):
         self.records = []
 
     def emit(self, record):
-        content = {key: value for key, value in vars(record).items() if key not in LOGGINGS_OWN}
-        parts = [record.name, self.format(record), repr(record.args), repr(content)]
+        args = record.args if isinstance(record.args, tuple) else ()
+        content = {
+            key: value
+            for key, value in vars(record).items()
+            if key not in LOGGINGS_OWN | READ_ALREADY
+            and not any(value is argument for argument in args)
+        }
+        parts = [record.name, self.format(record), repr(content)]
         if record.exc_info and record.exc_info[1]:
             parts += ["".join(traceback.format_exception(*record.exc_info))]
             if record.levelno >= logging.ERROR:  # Making a report logs too.
@@ -285,13 +317,13 @@ class Hunt:
         self.tap.note(PASSWORD, password)
         return email, password
 
-    def session(self, **options):
+    def session(self, engine="garth", **options):
         """Store a session of a new account for the user; return the account's address."""
         email, _ = self.account(mfa=True)
-        data = self.garmin.issue_session(email, **options)
+        data = self.garmin.issue_session(email, engine, **options)
         self.tap.session(data)
         GarminAuthenticationState.objects.connect(
-            self.user.pk, engine="garth", session_data=data, account_name=email, validated_at=None
+            self.user.pk, engine=engine, session_data=data, account_name=email, validated_at=None
         )
         return email
 
@@ -307,6 +339,13 @@ class Hunt:
         if self.pages:
             return self.post(MFA, {"code": code}, expected)
         return self.attempt(lambda: submit_mfa(self.user, code), expected)
+
+    def key(self, key, expected):
+        self.tap.note(KEY, key)
+        if self.pages:
+            self.settings.GARMIN_AUTH_ENGINE = [default_engine(), "personal"]
+            return self.post(KEY_PAGE, {"key": key, "days": "90"}, expected)
+        return self.attempt(lambda: connect_with_key(self.user, key), expected)
 
     def pending(self):
         """Begin a login that waits for its code, and return its account's address."""
@@ -378,7 +417,7 @@ class Hunt:
         """Read all that is kept. Then the pauses and counts that the cache holds are forgotten."""
         for url in PAGES:
             self.note_page(self.browser.get(url))
-        for place, text in [*database_places(), *session_places()]:
+        for place, text in [*database_places(), *session_places(), *dump_places()]:
             self.note(place, text)
         caches["default"].clear()
 
@@ -390,13 +429,13 @@ class Hunt:
         for mail in self._mailbox:
             parts = [mail.subject, mail.body, *(str(part) for part, _ in mail.alternatives)]
             self.note("mail to admins", "\n".join(parts))
-        # The same text many times over, or in many places, is read once.
-        texts = {(place, allowed): [] for place, _, allowed in self.seen}
+        # Reports, records and pages have most lines in common: each is read once.
+        texts = {(place, allowed): {} for place, _, allowed in self.seen}
         for place, text, allowed in self.seen:
-            texts[place, allowed].append(text)
+            texts[place, allowed].update(dict.fromkeys(text.split("\n")))
         found = set()
-        for (place, allowed), parts in texts.items():
-            text = Text(unpacked("\n".join(dict.fromkeys(parts))))
+        for (place, allowed), lines in texts.items():
+            text = Text(unpacked("\n".join(lines)))
             for value, kind in self.tap.values.items():
                 if kind not in allowed and text.has(value, kind):
                     found.add((place, kind))
@@ -439,8 +478,9 @@ def tap(garmin, monkeypatch):
 
 
 @pytest.fixture
-def hunt(garmin, tap, user, door, settings, mailoutbox):
+def hunt(garmin, tap, user, door, settings, mailoutbox, monkeypatch):
     get_engine("garth")  # Its libraries' loggers are there from now on.
+    monkeypatch.setattr("garmin_auth.engines.garth.login.COMPLETION_PAUSES", (0.01, 0.01))
     settings.DEBUG = False
     # Django 6.0 wants addresses, 5.2 pairs.
     ada = "ada@site.example"
@@ -477,8 +517,20 @@ def broken_database(statement="UPDATE"):
             raise DatabaseError("the disk is full")
         return execute(sql, params, many, context)
 
-    with connection.execute_wrapper(refuse):
-        yield
+    def wrap(connection, **kwargs):
+        if refuse not in connection.execute_wrappers:  # A write is tried again on a new connection.
+            connection.execute_wrappers.append(refuse)
+
+    # A refresh has a thread, and so a connection, of its own.
+    connection_created.connect(wrap)
+    try:
+        with (
+            connection.execute_wrapper(refuse),
+            mock.patch("garmin_auth.storage.retries.WRITE_FOR", 0),
+        ):
+            yield
+    finally:
+        connection_created.disconnect(wrap)
 
 
 class BuggyEngine(GarthEngine):
@@ -494,14 +546,14 @@ class BuggyEngine(GarthEngine):
         held = super().submit_code(state, code)
         raise AttributeError(f"a bug {held is None}")
 
-    def account_name(self, session):
+    def fetch_account_name(self, session):
         headers = {"Authorization": str(session.client.oauth2_token)}
         raise AttributeError(f"a bug {len(headers)}")
 
 
 # The paths
 
-PATHS = []
+PATHS, KEY_PATHS = [], []
 
 
 def path(walk):
@@ -786,6 +838,7 @@ def database_fails_at_the_code(hunt):
 @path
 def database_fails_at_the_write_back(hunt):
     hunt.session(access_expired=True)
+    # Nobody else waits for the database to come back.
     with broken_database():
         hunt.use(DatabaseError)
 
@@ -860,7 +913,131 @@ def broken_template(hunt):
     hunt.settings.TEMPLATES = usual
 
 
-@pytest.mark.parametrize("walk", PATHS, ids=lambda walk: walk.__name__)
+def key_path(walk):
+    KEY_PATHS.append(walk)
+    return path(walk)
+
+
+def new_key(hunt):
+    email, _ = hunt.account()
+    return hunt.garmin.add_key(email)
+
+
+@key_path
+def a_key_connects(hunt):
+    hunt.key(new_key(hunt), Connected)
+
+
+@key_path
+def a_key_replaces_a_session(hunt):
+    hunt.session()
+    hunt.key(new_key(hunt), Connected)
+    hunt.key(new_key(hunt), Connected)
+
+
+@key_path
+def a_key_is_refused(hunt):
+    hunt.key("a-key-that-Garmin-never-made-for-anybody", KeyRefused)
+
+
+@key_path
+def a_key_is_copied_badly(hunt):
+    hunt.key(f"Key: {new_key(hunt)}", InvalidKey)
+    hunt.key(f" {new_key(hunt)}\n", Connected)
+
+
+@key_path
+def a_password_is_typed_in_place_of_a_key(hunt):
+    hunt.key("hunter2!hunter2!hunter2!hunter2!", InvalidKey)
+    hunt.key("correct horse battery staple", InvalidKey)
+
+
+@key_path
+def a_key_is_rate_limited(hunt):
+    hunt.garmin.fail("personal_token", "key_rate_limited", retry_after=None)
+    hunt.key(new_key(hunt), RateLimited)
+
+
+@key_path
+def a_key_is_used(hunt):
+    hunt.session("personal")
+    hunt.use(type(None), SETTINGS)
+    hunt.use(GarminRequestError, "/no-such-service/at-all")
+    hunt.attempt(lambda: site_misuse(hunt.user), TypeError)
+
+
+@key_path
+def a_key_is_exchanged_again(hunt):
+    hunt.garmin.expire_access_tokens(hunt.session("personal"))
+    hunt.use(type(None), SETTINGS)
+    hunt.session("personal", access_expired=True)
+    hunt.command("check_garmin_sessions", "--format", "json")
+
+
+@key_path
+def a_key_ends(hunt):
+    hunt.garmin.revoke(hunt.session("personal"))
+    hunt.use(SessionExpired, SETTINGS)
+
+
+@key_path
+def a_key_ends_before_a_check(hunt):
+    hunt.garmin.revoke(hunt.session("personal"))
+    hunt.command("check_garmin_sessions")
+
+
+@key_path
+def a_key_is_imported(hunt):
+    key = new_key(hunt)
+    hunt.tap.note(KEY, key)
+    arguments = ("import_garmin_session", hunt.user.get_username(), "--engine", "personal")
+    for text, expected in ((key, None), (f"the key is {key}", CommandError)):
+        stdin, sys.stdin = sys.stdin, io.StringIO(text)
+        hunt.command(*arguments, "--check", expected=expected)
+        sys.stdin = stdin
+
+
+@key_path
+def a_bug_with_a_key(hunt):
+    hunt.settings.GARMIN_AUTH_ENGINES = {"personal": "tests.buggy_keys.BuggyPersonalEngine"}
+    hunt.key(new_key(hunt), AttributeError)
+    hunt.session("personal", access_expired=True)
+    hunt.use(AttributeError, SETTINGS)
+
+
+@key_path
+def the_database_fails_at_a_key(hunt):
+    key = new_key(hunt)
+    with broken_database():
+        hunt.key(key, DatabaseError)
+
+
+def goes_by_a_door(walk):
+    """Return whether a path leads through a login or a code, which have a page."""
+    names = set(walk.__code__.co_names)
+    helpers = (globals().get(name) for name in names)
+    return bool(names & {"login", "code", "pending", "post"}) or any(
+        goes_by_a_door(helper)
+        for helper in helpers
+        if inspect.isfunction(helper) and helper.__module__ == __name__
+    )
+
+
+@pytest.mark.parametrize(
+    ("door", "walk"),
+    [
+        pytest.param(
+            door,
+            walk,
+            id=f"{door}-{walk.__name__}",
+            marks=[needs_personal] if walk in KEY_PATHS else [],
+        )
+        for door in ("functions", "pages")
+        for walk in PATHS
+        if door == "functions" or goes_by_a_door(walk)
+    ],
+    indirect=["door"],
+)
 def test_a_path_leaves_no_secret(hunt, walk):
     walk(hunt)
 
@@ -885,6 +1062,23 @@ def test_no_fault_leaves_a_secret(hunt, step):
             hunt.code(hunt.garmin.mfa_code(email), ANY)
         hunt.session(access_expired=True)
         hunt.use(ANY)
+        hunt.garmin.heal()
+        hunt.look_around()
+
+    assert {entry["fault"] for entry in hunt.garmin.log} >= names
+    assert hunt.findings() == []
+
+
+@needs_personal
+@pytest.mark.parametrize("door", ["functions"], indirect=True)
+def test_no_fault_of_an_exchange_leaves_a_key(hunt):
+    step = "personal_token"
+    names = {name for name, kind in KINDS.items() if step in kind.steps} - SILENT
+    for name in sorted(names):
+        hunt.garmin.fail(step, name, times=None)
+        hunt.key(new_key(hunt), ANY)
+        hunt.session("personal", access_expired=True)
+        hunt.use(ANY, SETTINGS)
         hunt.garmin.heal()
         hunt.look_around()
 
@@ -989,11 +1183,11 @@ def test_what_is_planted_is_found(hunt, secret, plant):
 
 
 @pytest.mark.parametrize("door", ["functions"], indirect=True)
-@pytest.mark.parametrize("kind", [PASSWORD, EMAIL, CODE, COOKIE, TICKET, TOKEN])
-def test_a_login_tells_the_hunt_every_kind_of_secret(hunt, kind):
+def test_a_login_tells_the_hunt_every_kind_of_secret(hunt):
     login_with_mfa(hunt)
 
-    assert kind in hunt.tap.values.values()
+    kinds = {PASSWORD, EMAIL, CODE, COOKIE, TICKET, TOKEN}
+    assert kinds <= set(hunt.tap.values.values())
 
 
 @pytest.mark.parametrize("door", ["functions"], indirect=True)

@@ -1,9 +1,12 @@
+import base64
 import io
+import json
 
 import pytest
 from django.db import transaction
 
 from garmin_auth import signals
+from garmin_auth.engines import get_engine
 from garmin_auth.exceptions import (
     GarminRequestError,
     GarminUnavailable,
@@ -15,10 +18,10 @@ from garmin_auth.exceptions import (
 from garmin_auth.login import disconnect
 from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
 from garmin_auth.sessions import garmin_client
+from tests.conftest import EMAIL, PASSWORD, raw_row, state_of
+from tests.rows import damage
 
-from .conftest import EMAIL, raw_row, state_of
-from .test_models import spoil
-
+pytestmark = pytest.mark.every_database
 PROFILE = "/userprofile-service/socialProfile"
 
 
@@ -122,6 +125,31 @@ def test_an_expired_access_token_is_refreshed_and_stored_at_once(user, connect, 
     with garmin_client(user) as client:
         client.connectapi(PROFILE)
     assert garmin.counts["exchange"] == 1
+
+
+@pytest.mark.parametrize("whose", ["nobody's", "another user's"])
+def test_tokens_given_to_the_client_are_neither_stored_nor_used(user, connect, garmin, whose):
+    def stored_oauth1():
+        return json.loads(base64.b64decode(state_of(user).session_data.decrypt()))[0]
+
+    connect(user)
+    before = stored_oauth1()
+    garmin.add_account("ben@example.com", PASSWORD)
+    theirs = get_engine("garth").open(garmin.issue_session("ben@example.com"), None).client
+    oauth1, oauth2 = theirs.oauth1_token, theirs.oauth2_token
+
+    with garmin_client(user) as client:
+        client.oauth1_token = None if whose == "nobody's" else oauth1
+        client.oauth2_token = None if whose == "nobody's" else oauth2
+        client.connectapi(PROFILE)  # With no access token, it refreshes.
+    assert stored_oauth1() == before
+
+    garmin.expire_access_tokens(EMAIL)
+    with garmin_client(user) as client:
+        client.oauth1_token = None if whose == "nobody's" else oauth1
+        client.connectapi(PROFILE)  # It refreshes.
+    with garmin_client(user) as client:
+        assert client.connectapi(PROFILE)["userName"] == EMAIL
 
 
 def test_a_refused_access_token_is_refreshed_and_the_call_repeated(user, connect, garmin):
@@ -230,7 +258,7 @@ def test_a_block_does_not_go_on_with_a_new_logins_account(user, connect, garmin)
 
 def test_an_unreadable_session_is_said_and_kept(user, connect):
     connect(user)
-    spoil(user)
+    damage(user)
 
     with pytest.raises(SessionUnreadable), garmin_client(user):
         pass

@@ -9,9 +9,10 @@ from django.template import Context, Template
 from django.urls import resolve
 from django.utils import timezone, translation
 
+from garmin_auth.login import start_login
 from garmin_auth.models import GarminAuthenticationState
-
-from .test_accounts import damage
+from tests.conftest import EMAIL, PASSWORD
+from tests.rows import damage
 
 states = GarminAuthenticationState.objects
 STATUS, LINK, BANNER = "{% garmin_status %}", "{% garmin_connect_link %}", "{% garmin_banner %}"
@@ -34,7 +35,7 @@ def request_of(rf):
 @pytest.fixture
 def ended(user, connect):
     state = connect(user)
-    states.expire_session(state.pk, state.session_version)
+    states.end_session(state.pk, state.session_version, "expired")
 
 
 def test_the_badge_says_what_there_is(user, connect):
@@ -123,16 +124,18 @@ def test_the_link_leads_back_after_the_login(client, user, account, request_of):
 
 
 def test_the_banner_is_shown_when_garmin_has_ended_the_session(user, ended, request_of):
-    assert "Garmin has ended your connection" in render(BANNER, request=request_of(user))
+    assert "Garmin has disconnected your account" in render(BANNER, request=request_of(user))
 
 
 def test_the_banner_needs_no_request(user, ended):
-    assert "Garmin has ended your connection" in render(BANNER, user=user)
+    assert "Garmin has disconnected your account" in render(BANNER, user=user)
 
 
 def test_the_banner_leads_to_a_login_that_has_begun(user, ended):
     states.begin_challenge(user.pk, "{}")
-    assert 'href="/garmin/mfa/">Type the code from Garmin</a>' in render(BANNER, user=user)
+    assert 'href="/garmin/mfa/">Enter your Garmin verification code</a>' in render(
+        BANNER, user=user
+    )
 
 
 def test_our_own_pages_do_not_say_it_twice(user, ended, request_of):
@@ -189,5 +192,38 @@ def test_a_moment_is_written_as_the_language_does():
         (timedelta(days=400), "400 days ago"),
     ],
 )
-def test_how_long_ago_it_was(age, text):
-    assert render("{{ moment|garmin_ago }}", moment=timezone.now() - age) == text
+def test_how_long_ago_it_was(age, text, monkeypatch):
+    now = timezone.now()
+    monkeypatch.setattr(timezone, "now", lambda: now)
+    assert render("{{ moment|garmin_ago }}", moment=now - age) == text
+
+
+# A user who may not connect
+
+
+@pytest.fixture
+def refused(settings):
+    settings.GARMIN_AUTH_MAY_CONNECT = "tests.test_tags.nobody"
+
+
+def nobody(user):
+    return "Your plan does not include Garmin."
+
+
+@pytest.mark.parametrize("tag", [LINK, BANNER])
+def test_a_user_who_may_not_connect_is_not_invited(user, ended, refused, tag):
+    assert render(tag, user=user) == ""
+    assert "Disconnected by Garmin" in render(STATUS, user=user)
+
+
+def test_a_user_who_may_not_connect_is_not_asked_for_a_code(user, mfa_account, settings):
+    start_login(user, EMAIL, PASSWORD)
+    settings.GARMIN_AUTH_MAY_CONNECT = "tests.test_tags.nobody"
+
+    assert render(LINK, user=user) == ""
+
+
+def test_a_connected_user_who_may_not_connect_can_still_disconnect(user, connect, refused):
+    connect(user)
+
+    assert 'href="/garmin/"' in render(LINK, user=user)

@@ -7,30 +7,38 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from django.test import Client
+from babel.messages import Catalog
+from babel.messages.mofile import write_mo
+from django.test import Client, override_settings
 from django.urls import include, path
 from django.utils import timezone
 
 import garmin_auth
-from garmin_auth import assets, pauses
-from garmin_auth.assets import url_of, version_of
 from garmin_auth.exceptions import InvalidCredentials
-from garmin_auth.failures import to_record
+from garmin_auth.limits import cooldown
 from garmin_auth.login import start_login
+from garmin_auth.logins.records import to_record
 from garmin_auth.models import EndedReason, GarminAuthenticationState
 from tests.conftest import EMAIL, PASSWORD
-from tests.test_accounts import damage
+from tests.rows import damage
 
 STATUS, LOGIN, MFA = "/garmin/", "/garmin/login/", "/garmin/mfa/"
 PROGRESS = "/garmin/login/progress/"
-CSS = files("garmin_auth").joinpath("garmin_auth.css").read_text()
-SCRIPT = files("garmin_auth").joinpath("garmin_auth.js").read_text()
+STATIC = files("garmin_auth") / "static" / "garmin_auth"
+CSS = (STATIC / "garmin_auth.css").read_text()
+SCRIPT = (STATIC / "garmin_auth.js").read_text()
+SHEETS = sorted(Path(str(STATIC)).glob("*.css"))
 TEMPLATES = sorted((Path(garmin_auth.__file__).parent / "templates").rglob("*.html"))
 
 # A site that has nothing but our pages.
 urlpatterns = [path("garmin/", include("garmin_auth.urls"))]
 
 states = GarminAuthenticationState.objects
+KEY_LOGIN = f"{LOGIN}third-key/"
+GARMINS_PAGES = (
+    "https://connect.garmin.com/",
+    "https://connect.garmin.com/app/settings/personalApiToken",
+)
 
 
 class Page(HTMLParser):
@@ -69,9 +77,9 @@ class Browser(Client):
         self.begin()
         states.update(mfa_started_at=timezone.now() - timedelta(hours=1))
 
-    def expire_session(self):
+    def end_session(self):
         state = self.connect(self.user)
-        states.expire_session(state.pk, state.session_version)
+        states.end_session(state.pk, state.session_version, "expired")
 
     def disconnect(self):
         self.connect(self.user)
@@ -127,8 +135,27 @@ def overdue(browser):
     return browser.get(STATUS)
 
 
+def failing(browser):
+    browser.connect(browser.user)
+    since = timezone.now() - timedelta(days=4)
+    states.update(failing_since=since, failing_told_at=since, failing_reason="refused")
+    return browser.get(STATUS)
+
+
+def failing_and_pending(browser):
+    failing(browser)
+    browser.begin()
+    return browser.get(STATUS)
+
+
+def failing_and_ends_soon(browser):
+    failing(browser)
+    states.update(session_ends_soon_at=timezone.now())
+    return browser.get(STATUS)
+
+
 def ended_by_garmin(browser):
-    browser.expire_session()
+    browser.end_session()
     return browser.get(STATUS)
 
 
@@ -166,7 +193,7 @@ def login_rejected(browser):
 
 
 def login_incomplete(browser):
-    return browser.post(LOGIN, {"email": "ana"})
+    return browser.post(LOGIN, {})
 
 
 def login_rate_limited(browser):
@@ -175,7 +202,7 @@ def login_rate_limited(browser):
 
 
 def login_when_the_site_pauses(browser):
-    pauses.begin(pauses.SITE, 300)
+    cooldown.start(cooldown.SITE, 300)
     return browser.get(LOGIN)
 
 
@@ -265,6 +292,66 @@ def code_for_nothing(browser):
     return browser.post(MFA, {"code": "123456"})
 
 
+several_engines = override_settings(
+    GARMIN_AUTH_ENGINE=["third-key", "garth"],
+    GARMIN_AUTH_ENGINES={"third-key": "tests.engines.third_key_engine.ThirdKeyEngine"},
+)
+
+
+@several_engines
+def key(browser):
+    return browser.get(LOGIN, {"next": "/after/"})
+
+
+@several_engines
+def key_when_pending(browser):
+    browser.begin()
+    return browser.get(KEY_LOGIN)
+
+
+@several_engines
+def key_when_unreadable(browser):
+    browser.damage()
+    return browser.get(KEY_LOGIN)
+
+
+@several_engines
+def key_rejected(browser):
+    return browser.post(LOGIN, {"key": "not-a-key", "days": "90"})
+
+
+@several_engines
+def key_incomplete(browser):
+    return browser.post(LOGIN, {"days": "90"})
+
+
+@several_engines
+def key_rate_limited(browser):
+    browser.garmin.fail("personal_token", "key_rate_limited", retry_after=300)
+    return browser.post(LOGIN, {"key": "not-a-key"})
+
+
+@several_engines
+def login_instead_of_a_key(browser):
+    return browser.get(f"{LOGIN}garth/")
+
+
+@several_engines
+def connected_with_a_key(browser):
+    return connect_with_a_key(browser)
+
+
+@several_engines
+def key_when_connected(browser):
+    connect_with_a_key(browser)
+    return browser.get(LOGIN)
+
+
+def connect_with_a_key(browser):
+    browser.garmin.add_account(EMAIL, PASSWORD)
+    return browser.post(LOGIN, {"key": browser.garmin.add_key(EMAIL)}, follow=True)
+
+
 PAGES = [
     not_connected,
     connected,
@@ -273,6 +360,9 @@ PAGES = [
     too_late,
     ends_soon,
     overdue,
+    failing,
+    failing_and_pending,
+    failing_and_ends_soon,
     ended_by_garmin,
     ended_by_staff,
     unreadable,
@@ -300,8 +390,20 @@ PAGES = [
     code_rate_limited,
     code_too_late,
     code_for_nothing,
+    key,
+    key_when_pending,
+    key_when_unreadable,
+    key_rejected,
+    key_incomplete,
+    key_rate_limited,
+    login_instead_of_a_key,
+    connected_with_a_key,
+    key_when_connected,
 ]
 FAILED = [
+    key_rejected,
+    key_incomplete,
+    key_rate_limited,
     login_rejected,
     login_incomplete,
     login_rate_limited,
@@ -315,27 +417,23 @@ FAILED = [
 ]
 
 
-# A login under way, and the time left for a code.
-MOVING = [
-    progress,
-    progress_when_connected,
-    code,
-    code_when_under_way,
-    code_rejected,
-    code_incomplete,
-    code_not_judged,
-    code_rate_limited,
-]
-
-
 @pytest.fixture
 def browser(user, connect, garmin):
     return Browser(user, connect, garmin)
 
 
+@pytest.fixture(scope="module")
+def made():
+    """The pages that were made already: the tests only look at them."""
+    return {}
+
+
 @pytest.fixture(params=PAGES, ids=lambda page: page.__name__)
-def page(request, browser):
-    return Page(request.param(browser))
+def page(request, made):
+    make = request.param
+    if make not in made:
+        made[make] = Page(make(request.getfixturevalue("browser")))
+    return made[make]
 
 
 @pytest.fixture(params=FAILED, ids=lambda page: page.__name__)
@@ -352,11 +450,9 @@ def test_no_page_has_an_inline_script(page):
     assert "javascript:" not in page.source.lower()
 
 
-@pytest.mark.parametrize("shown", PAGES, ids=lambda shown: shown.__name__)
-def test_only_what_moves_has_a_script(browser, shown):
-    scripts = Page(shown(browser)).all("script")
-    ours = [{"src": url_of("script"), "defer": None}]
-    assert scripts == (ours if shown in MOVING else [])
+def test_every_page_has_the_script_once(page):
+    ours = {"src": "/static/garmin_auth/garmin_auth.js", "defer": None}
+    assert page.all("script") == [ours]
 
 
 def test_the_script_makes_no_markup_and_no_code():
@@ -379,19 +475,31 @@ def test_no_page_has_an_event_handler(page):
     assert not [name for _, attrs in page.elements for name in attrs if name.startswith("on")]
 
 
-def test_every_url_on_a_page_is_of_this_site(page):
+def test_every_url_on_a_page_is_of_this_site_or_leads_to_garmin(page):
     urls = [a[n] for _, a in page.elements for n in ("href", "src", "action") if n in a]
     assert urls
-    assert [url for url in urls if not re.match(r"/(?!/)", url)] == []
+    others = [url for url in urls if not re.match(r"/(?!/)", url)]
+    links = [a["href"] for a in page.all("a") if a["href"] in GARMINS_PAGES]
+    assert others == links
 
 
-def test_the_stylesheet_fetches_nothing():
-    assert "url(" not in CSS
-    assert "@import" not in CSS
+@pytest.mark.parametrize("sheet", SHEETS, ids=lambda sheet: sheet.name)
+def test_a_style_sheet_fetches_nothing(sheet):
+    assert "url(" not in sheet.read_text()
+    assert "@import" not in sheet.read_text()
 
 
-def test_the_stylesheet_is_small():
-    assert len(CSS.splitlines()) < 200
+def test_every_rule_is_scoped_to_the_wrapper():
+    rules = re.sub(r"/\*.*?\*/", "", CSS, flags=re.S)
+    rules = re.sub(r"@keyframes ga-[^{]+\{(?:[^{}]*\{[^{}]*\})*\s*\}", "", rules)
+    selectors = [
+        selector.strip()
+        for match in re.findall(r"([^{}]+)\{", rules)
+        if not match.strip().startswith("@")
+        for selector in match.split(",")
+    ]
+    assert len(selectors) > 50
+    assert [s for s in selectors if not re.match(r"\.garmin-auth(?![\w-])", s)] == []
 
 
 # Accessibility
@@ -424,7 +532,7 @@ def test_every_id_that_is_referred_to_is_there(page):
 
 
 def test_every_field_has_a_label(page):
-    fields = {attrs["id"] for attrs in page.all("input") if attrs["type"] != "hidden"}
+    fields = {a["id"] for a in page.all("input", "select") if a.get("type") != "hidden"}
     assert fields == {attrs["for"] for attrs in page.all("label")}
 
 
@@ -452,11 +560,38 @@ def test_every_field_in_error_is_tied_to_its_error(browser):
 
 def test_a_message_is_read_out(browser):
     page = Page(connected(browser))
-    assert {"role": "status"} in page.all("div")
+    [region] = [attrs for attrs in page.all("div") if attrs.get("role") == "status"]
+    assert "ga-messages" in region["class"]
 
 
-def test_a_page_follows_the_sites_language(browser, settings):
+@pytest.mark.parametrize(
+    ("site", "ours"),
+    [("de", "de"), ("de-at", "de-at"), ("es-mx", "es-mx"), ("en-gb", "en-gb"), ("ar", "en")],
+)
+def test_a_page_is_in_the_sites_language_where_there_is_a_catalog(browser, settings, site, ours):
+    settings.LANGUAGE_CODE = site
+    assert Page(not_connected(browser)).all("html") == [{"lang": ours, "dir": "ltr"}]
+
+
+def test_our_part_of_a_sites_own_layout_has_the_language_of_its_texts(
+    browser, own_template, settings
+):
     settings.LANGUAGE_CODE = "ar"
+    own_template(
+        "base.html", "{% load i18n %}{% block content %}{% endblock %}{% translate 'Yes' %}"
+    )
+    page = Page(code(browser))
+    assert page.elements[0] == ("div", {"class": "garmin-auth ga-page", "lang": "en", "dir": "ltr"})
+    assert "p.m." in page.source or "a.m." in page.source  # An English time, in an English text.
+
+
+def test_a_catalog_of_the_sites_own_is_taken_at_its_word(browser, settings, tmp_path):
+    settings.LANGUAGE_CODE, settings.LOCALE_PATHS = "ar", [tmp_path]
+    catalog = Catalog(locale="ar")
+    catalog.add("en", "ar", context="garmin_auth language")
+    (tmp_path / "ar" / "LC_MESSAGES").mkdir(parents=True)
+    with (tmp_path / "ar" / "LC_MESSAGES" / "django.mo").open("wb") as file:
+        write_mo(file, catalog)
     assert Page(not_connected(browser)).all("html") == [{"lang": "ar", "dir": "rtl"}]
 
 
@@ -474,10 +609,13 @@ def test_the_progress_is_read_out_as_it_changes(browser):
 
 
 def test_the_script_finds_what_it_looks_for(browser):
-    pages = Page(code(browser)), Page(progress(browser))
+    form = {"email": EMAIL, "password": PASSWORD}
+    browser.garmin.add_account(EMAIL, PASSWORD, mfa=True)
+    browser.post(LOGIN, form)  # Whose time the progress tells.
+    pages = Page(browser.get(MFA)), Page(progress(browser))
     ids = {name for page in pages for name in page.ids()}
-    assert set(re.findall(r'(?:getElementById\(|\[\[?)"([^"]+)"', SCRIPT)) <= ids
-    data = {name for page in pages for attrs in page.all("p") for name in attrs}
+    assert set(re.findall(r'(?:getElementById\(|\[)"(ga-[^"]+)"', SCRIPT)) <= ids
+    data = {name for page in pages for attrs in page.all("p", "time") for name in attrs}
     assert {f"data-{n}" for n in re.findall(r"dataset\.(\w+)", SCRIPT)} <= data
 
 
@@ -498,6 +636,33 @@ def test_nothing_moves_where_that_is_not_wanted():
     assert "prefers-reduced-motion" in CSS
 
 
+@pytest.mark.parametrize("shown", PAGES, ids=lambda shown: shown.__name__)
+def test_no_page_has_two_main_buttons(browser, shown):
+    buttons = [a for a in Page(shown(browser)).all("a", "button") if a.get("class") == "ga-button"]
+    # The script shows ga-new in place of the form.
+    assert len([button for button in buttons if button.get("id") != "ga-new"]) <= 1
+
+
+def test_a_connection_that_works_is_not_to_be_connected_again(browser):
+    source = Page(connected(browser)).source
+    assert "Connect again" not in source
+    assert ">Use a different Garmin account<" in source
+    assert "Connect again" in Page(ends_soon(browser)).source
+
+
+def test_a_new_code_and_another_account_are_two_links(browser):
+    browser.garmin.add_account("mfa@example.com", PASSWORD, mfa=True)
+    browser.post(LOGIN, {"email": "mfa@example.com", "password": PASSWORD})
+    source = Page(browser.get(MFA)).source
+    links = dict(re.findall(r'<li><a href="([^"]+)">([^<]+)<', source))
+    assert list(links.values()) == [
+        "Sign in again to get a new code",
+        "Use a different Garmin account",
+    ]
+    kept = ['value="mfa@example.com"' in Page(browser.get(url)).source for url in links]
+    assert kept == [True, False]
+
+
 # Little is needed
 
 
@@ -514,8 +679,9 @@ def bare_site(settings):
 
 
 @pytest.mark.urls("tests.test_templates")
-def test_a_page_needs_few_apps_and_no_context_processor(bare_site, page):
-    assert page.all("h1")
+@pytest.mark.parametrize("shown", PAGES, ids=lambda shown: shown.__name__)
+def test_a_page_needs_few_apps_and_no_context_processor(bare_site, browser, shown):
+    assert Page(shown(browser)).all("h1")
 
 
 @pytest.mark.urls("tests.test_templates")
@@ -529,41 +695,6 @@ def test_a_form_has_its_csrf_token_without_a_context_processor(bare_site, browse
     assert 'name="csrfmiddlewaretoken"' in Page(shown(browser)).source
 
 
-def test_the_script_is_served_to_anybody(client):
-    response = client.get("/garmin/script.js")
-    assert (response.status_code, response["Content-Type"]) == (
-        200,
-        "text/javascript; charset=utf-8",
-    )
-    assert response.content.decode() == SCRIPT
-    assert response["Cache-Control"] == "public, max-age=3600"
-
-
-def test_the_stylesheet_is_served_to_anybody(client):
-    response = client.get("/garmin/style.css")
-    assert (response.status_code, response["Content-Type"]) == (200, "text/css; charset=utf-8")
-    assert response.content.decode() == CSS
-
-
-@pytest.mark.parametrize("name", ["stylesheet", "script"])
-def test_a_file_of_this_version_may_be_cached_for_long(client, name):
-    assert client.get(url_of(name))["Cache-Control"] == "public, max-age=31536000, immutable"
-
-
-@pytest.mark.parametrize("name", ["stylesheet", "script"])
-def test_a_file_of_another_version_may_not(client, name):
-    url = f"{url_of(name)}0"
-    assert client.get(url)["Cache-Control"] == "public, max-age=3600"
-
-
-def test_the_stylesheet_is_served_where_all_views_need_a_login(client, settings):
-    settings.MIDDLEWARE = [
-        *settings.MIDDLEWARE,
-        "django.contrib.auth.middleware.LoginRequiredMiddleware",
-    ]
-    assert client.get("/garmin/style.css").status_code == 200
-
-
 def test_who_may_see_a_page_is_not_left_to_a_middleware(client, settings):
     settings.MIDDLEWARE = [
         *settings.MIDDLEWARE,
@@ -573,20 +704,11 @@ def test_who_may_see_a_page_is_not_left_to_a_middleware(client, settings):
     assert client.get("/garmin/mfa/").url == "/accounts/login/?next=/garmin/mfa/"
 
 
-def test_the_stylesheet_may_be_cached(client):
-    assert client.get("/garmin/style.css")["Cache-Control"] == "public, max-age=3600"
-
-
-def test_every_page_has_the_stylesheet(page):
-    assert {"rel": "stylesheet", "href": url_of("stylesheet")} in page.all("link")
-
-
-def test_a_file_has_another_url_when_it_changes(monkeypatch):
-    before = url_of("script")
-    version_of.cache_clear()
-    monkeypatch.setattr(assets, "content_of", lambda name: b"another release")
-    assert url_of("script") != before
-    version_of.cache_clear()
+def test_every_page_has_the_style_sheet(page):
+    assert page.all("link")[-1] == {
+        "rel": "stylesheet",
+        "href": "/static/garmin_auth/garmin_auth.css",
+    }
 
 
 # A site's own
@@ -611,6 +733,55 @@ def test_a_sites_own_base_replaces_ours(browser, own_template, shown):
     assert "<h2>Our site</h2>" in page.source
     assert page.all("h1")
     assert not page.all("link")
+
+
+@pytest.mark.parametrize("shown", [not_connected, login, code, progress])
+def test_a_page_has_its_wrapper_in_any_layout(browser, own_template, shown):
+    own_template("base.html", "{% block content %}{% endblock %}")
+    page = Page(shown(browser))
+    assert page.elements[0] == ("div", {"class": "garmin-auth ga-page"})
+
+
+@pytest.mark.parametrize("shown", [not_connected, login, code, progress])
+def test_a_page_brings_its_style_sheet_to_any_layout(browser, own_template, shown):
+    own_template("base.html", "{% block head %}{% endblock %}{% block content %}{% endblock %}")
+    [sheet] = Page(shown(browser)).all("link")
+    assert sheet["href"].endswith("garmin_auth.css")
+
+
+@pytest.mark.parametrize("shown", [not_connected, login, code, progress])
+def test_a_page_has_a_title_in_any_layout(browser, own_template, shown):
+    own_template("base.html", "<title>{% block title %}Our site{% endblock %}</title>")
+    assert "<title>Our site</title>" not in Page(shown(browser)).source
+
+
+@pytest.mark.parametrize("shown", [not_connected, login, code, progress])
+def test_a_site_can_empty_the_heading_of_all_pages(browser, own_template, shown):
+    own_template(
+        "page.html",
+        '{% extends "garmin_auth/page.html" %}{% block heading %}{% endblock %}',
+    )
+    page = Page(shown(browser))
+    assert page.all("h1") == []
+    assert page.all("button", "a")
+
+
+def test_a_site_can_put_its_own_texts_on_the_login_page(browser, own_template, settings):
+    settings.GARMIN_AUTH_TERMS_URL = "/terms/"
+    own_template(
+        "login.html",
+        '{% extends "garmin_auth/login.html" %}'
+        "{% block introduction %}{{ block.super }}<p>We read your rides.</p>{% endblock %}"
+        "{% block consent %}<p>You may object.</p>{{ block.super }}{% endblock %}",
+    )
+    source = Page(login(browser)).source
+    form = source[source.index('<form method="post" novalidate>') :].partition("</form>")[0]
+    assert "We read your rides." in source
+    assert (
+        form.index("You may object.")
+        < form.index('href="/terms/"')
+        < form.index('<button class="ga-button"')
+    )
 
 
 def test_a_sites_own_form_replaces_ours(browser, own_template):

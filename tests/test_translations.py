@@ -5,15 +5,16 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import django
 import pytest
 from babel.messages.mofile import read_mo, write_mo
 from babel.messages.pofile import read_po
 from django.core.management import call_command
-from django.utils import translation
+from django.utils import timezone, translation
 
 import garmin_auth
-from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
-from garmin_auth.notices import expiry_mail
+from garmin_auth.models import EndedReason, FailingReason, GarminAuthenticationState, Status
+from garmin_auth.notices import notice_mail
 from tests import services
 from tests.test_templates import PAGES, Browser
 
@@ -24,7 +25,7 @@ PSEUDO = "eo"
 # What is shown as it is: names, addresses and numbers of the tests, and proper names.
 AS_IT_IS = re.compile(
     r"ana@example\.com|mfa@example\.com|m\w?\*+\w?@\w*\*?\w*\.?com|\bana\b|Garmin Connect"
-    r"|garth|garminconnect"
+    r"|garth|garminconnect|\bpersonal\b"
 )
 # Django's own words, in Django's own translations.
 DJANGOS = ("Enter a valid email address.", "This field is required.")
@@ -126,13 +127,30 @@ def test_a_page_has_no_word_that_cannot_be_translated(pseudo, browser, shown):
     assert unmarked(shown(browser)) == []
 
 
+FACTS = {
+    "failing": {"since": timezone.now(), "reason": "refused"},
+    "recovered": {"since": timezone.now()},
+    "ending": {"ends_at": timezone.now()},
+    "expired": {},
+    "disconnected": {},
+}
+
+
 @needs_gettext
-def test_the_mail_has_no_word_that_cannot_be_translated(pseudo, user):
+@pytest.mark.parametrize("kind", FACTS)
+def test_a_mail_has_no_word_that_cannot_be_translated(pseudo, user, kind):
     user.email = "ana@example.com"
-    mail = expiry_mail(user, "https://site.example")
+    mail = notice_mail(kind, user, "https://site.example", **FACTS[kind])
 
     assert mail.subject.startswith("⟦")
-    assert re.sub(r"⟦[^⟦⟧]*⟧", "", mail.body).strip() == ""
+    [(html, _)] = mail.alternatives
+    for text in (mail.body, re.sub(r"<[^>]*>", "", html.partition("<body")[2].partition(">")[2])):
+        words = re.sub(r"⟦[^⟦⟧]*⟧", "", text)
+        assert set(words.split()) <= {
+            "https://site.example/garmin/login/",
+            "https://site.example/garmin/",
+            "https://connect.garmin.com",
+        }
 
 
 @needs_gettext
@@ -140,7 +158,7 @@ def test_the_models_names_can_be_translated(pseudo):
     model = GarminAuthenticationState
     names = [field.verbose_name for field in model._meta.get_fields() if not field.auto_created]
     names += [model._meta.verbose_name, model._meta.verbose_name_plural]
-    names += [label for kind in (Status, EndedReason) for label in kind.labels]
+    names += [label for kind in (Status, EndedReason, FailingReason) for label in kind.labels]
 
     assert [name for name in map(str, names) if not name.startswith("⟦")] == []
 
@@ -152,8 +170,23 @@ def test_our_words_in_the_admin_can_be_translated(pseudo, admin_client, user, co
     [figures] = re.findall(r'<div class="ga-figures">.*?</div>', page.content.decode(), re.S)
 
     assert unmarked_words(figures) == []
-    for words in ("Check the selected sessions now", "Disconnect the selected accounts"):
+    for words in ("Check selected Garmin accounts", "Disconnect selected Garmin accounts"):
         assert bracketed(words) in page.content.decode()
+
+
+@needs_gettext
+@pytest.mark.parametrize("action", ["disconnect", "delete_selected"])
+def test_what_the_admin_asks_can_be_translated(pseudo, admin_client, people, action):
+    people(12)
+    row = GarminAuthenticationState.objects.first()
+    page = admin_client.post(
+        "/admin/garmin_auth/garminauthenticationstate/",
+        {"action": action, "select_across": 1, "_selected_action": row.pk},
+    )
+    [question] = re.findall(r'<div class="ga-question">.*?</div>', page.content.decode(), re.S)
+
+    # The names of users stand beside our words.
+    assert [words for words in unmarked_words(question) if not words.startswith("user0")] == []
 
 
 # Every word is translated
@@ -162,7 +195,28 @@ def test_our_words_in_the_admin_can_be_translated(pseudo, admin_client, user, co
 @needs_gettext
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_catalog_has_the_messages_of_the_source_and_no_others(extracted, language):
-    assert {m.id for m in catalog(language) if m.id} == {m.id for m in extracted if m.id}
+    assert set(strings(catalog(language))) == set(strings(extracted))
+
+
+def test_no_message_can_be_mistaken_for_one_of_djangos():
+    """Django merges all catalogs: without a context, the first app's translation is everybody's."""
+    theirs = set()
+    for path in Path(django.__file__).parent.rglob("LC_MESSAGES/django.mo"):
+        if path.parent.parent.name in LANGUAGES:
+            with path.open("rb") as source:
+                theirs |= {single(m.id) for m in read_mo(source) if not m.context}
+    ours = {single(m.id) for m in catalog("de") if m.id and not m.context}
+
+    assert len(theirs) > 500
+    assert ours & theirs == set()
+
+
+def test_a_message_that_any_app_could_have_has_a_context():
+    """A few words that are no sentence, and do not name Garmin."""
+    without = {single(m.id) for m in catalog("de") if m.id and not m.context}
+    short = {text for text in without if len(text.split()) <= 3 and not text.endswith(".")}
+
+    assert {text for text in short if "Garmin" not in text} == set()
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -221,7 +275,12 @@ def braces(text):
 
 def strings(messages):
     """What is said for each message; a plural's forms are a list or a tuple."""
-    return {plain(m.id): plain(m.string) for m in messages if m.id}
+    return {(m.context, plain(m.id)): plain(m.string) for m in messages if m.id}
+
+
+def single(text):
+    """A message, or the singular of a plural."""
+    return text if isinstance(text, str) else text[0]
 
 
 def plain(text):

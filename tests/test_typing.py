@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from .wheel import build
+from tests.wheel import build
 
 pytest.importorskip("mypy", reason="the extra [check] is not installed")
 
@@ -36,7 +36,8 @@ from django.http import HttpRequest
 from django.urls import include, path
 
 from garmin_auth.accounts import Account, Badge, account_of, badge_of
-from garmin_auth.engines.base import Challenge, Engine, NewSession, OpenSession, nothing
+from garmin_auth.engines.base import Challenge, NewSession, OpenSession, PasswordEngine, nothing
+from garmin_auth.engines.secret import Secret
 from garmin_auth.exceptions import GarminAuthError, GarminRequestError, RateLimited
 from garmin_auth.forms import LoginForm
 from garmin_auth.health import Check, Outcome, Report, check_session, check_sessions
@@ -78,7 +79,7 @@ def connect(user: User) -> None:
     assert_type(pending_login(user), MFARequired | None)
     start_login(user, "ana@example.com")  # type: ignore[call-arg]
     submit_mfa(user, 123456)  # type: ignore[arg-type]
-    import_session(user, b"bytes")  # type: ignore[arg-type]
+    import_session(user, 5)  # type: ignore[arg-type]
     cancel_mfa(user)
     disconnect(user)
 
@@ -119,10 +120,11 @@ class OurLogin(LoginView):
         return super().get_context_data(**kwargs, note=self.request.path)
 
 
-class OurEngine(Engine):
+class OurEngine(PasswordEngine):
     name = "ours"
 
-    def login(self, email: str, password: str) -> NewSession | Challenge:
+    def login(self, email: Secret, password: Secret) -> NewSession | Challenge:
+        assert_type(password.reveal(), str)
         return NewSession("data", None, validated=False)
 
     def refresh(self, session_data: str) -> str:

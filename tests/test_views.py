@@ -16,22 +16,23 @@ from django.urls import include, path
 from django.utils import timezone
 from django.views.debug import get_exception_reporter_class
 
-from garmin_auth import pauses
 from garmin_auth.engines.garth import GarthEngine
 from garmin_auth.forms import LoginForm, MFAForm
+from garmin_auth.limits import cooldown, throttle
 from garmin_auth.login import start_login
 from garmin_auth.models import EndedReason, GarminAuthenticationState
 from garmin_auth.views import LoginView, MFAView
 from tests.conftest import EMAIL, PASSWORD, raw_row, state_of
-from tests.test_accounts import damage
+from tests.rows import damage
+from tests.waiting import wait_until
 
 STATUS, LOGIN, MFA = "/garmin/", "/garmin/login/", "/garmin/mfa/"
 CANCEL, DISCONNECT = "/garmin/mfa/cancel/", "/garmin/disconnect/"
 PAGES, ACTIONS = (STATUS, LOGIN, MFA), (CANCEL, DISCONNECT)
 FORM = {"email": EMAIL, "password": PASSWORD}
 
-WRONG_PASSWORD = "did not accept this e-mail address and password"
-GARMIN_FAULT = "That does not mean that what you typed is wrong"
+WRONG_PASSWORD = "did not accept this email address and password"
+GARMIN_FAULT = "This does not mean that what you entered is wrong"
 
 
 class BrokenEngine(GarthEngine):
@@ -69,6 +70,10 @@ class BrokenCodeForm(MFAForm):
         self.fields["code"].widget = BrokenInput()
 
 
+class ConsentForm(LoginForm):
+    consent = forms.BooleanField()
+
+
 def in_a_transaction(request):
     return HttpResponse(str(connection.in_atomic_block))
 
@@ -79,6 +84,8 @@ urlpatterns = [
     path("in-a-transaction/", in_a_transaction),
     path("validated/", LoginView.as_view(form_class=BrokenWhenValidated)),
     path("rendered/", LoginView.as_view(form_class=BrokenWhenRendered)),
+    path("consent/", LoginView.as_view(form_class=ConsentForm)),
+    path("own/", LoginView.as_view(next_page="/after/", redirect_field_name="to")),
     path("code/", MFAView.as_view(form_class=BrokenCodeForm)),
 ]
 
@@ -178,7 +185,7 @@ def test_another_users_login_is_not_finished_with_the_right_code(
     other_browser, other_user, user, pending, garmin
 ):
     response = other_browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
-    assert "No login is waiting for a code" in words(response)
+    assert "No sign-in is waiting for a verification code" in words(response)
     assert state_of(other_user) is None
 
 
@@ -272,6 +279,30 @@ def test_a_get_on_an_action_changes_nothing(browser, user, connect, pending, url
 def test_head_works(browser, pending, url):
     response = browser.head(url)
     assert (response.status_code, response.content) == (200, b"")
+
+
+def test_head_uses_up_no_message(browser, account):
+    browser.post(LOGIN, FORM)
+    browser.head(STATUS)
+    assert "Your Garmin account is connected." in words(browser.get(STATUS))
+
+
+@pytest.mark.parametrize("url", ["/garmin/login/progress/", MFA])
+def test_head_adds_no_message(browser, user, connect, url):
+    if "progress" in url:
+        connect(user)
+    assert browser.head(url).status_code == 302
+    page = words(browser.get(STATUS))
+    assert "Your Garmin account is connected." not in page
+    assert "No sign-in is waiting" not in page
+
+
+@pytest.mark.parametrize("method", ["put", "patch", "delete"])
+@pytest.mark.parametrize("url", PAGES)
+def test_a_page_has_no_other_method(browser, pending, garmin, url, method):
+    response = getattr(browser, method)(url, "code=123456", "application/x-www-form-urlencoded")
+    assert response.status_code == 405
+    assert garmin.counts["verify_code"] == 0
 
 
 @pytest.mark.parametrize("url", PAGES)
@@ -369,7 +400,8 @@ def test_the_status_says_when_garmin_last_answered(browser, user, connect):
     GarminAuthenticationState.objects.update(last_validated=ago)
     page = words(browser.get(STATUS))
     assert "3 hours ago" in page
-    assert f'<time datetime="{ago.isoformat()}">' in page
+    assert "Last worked" in page
+    assert f'3 hours ago <span class="ga-exact"><time datetime="{ago.isoformat()}"' in page
 
 
 def test_the_status_says_when_garmin_last_answered_in_the_current_zone(
@@ -380,17 +412,18 @@ def test_the_status_says_when_garmin_last_answered_in_the_current_zone(
     worked = datetime(2026, 1, 1, 20, 10, tzinfo=UTC)
     GarminAuthenticationState.objects.update(last_validated=worked)
     page = words(browser.get(STATUS))
-    assert '<time datetime="2026-01-02T05:10:00+09:00">Jan. 2, 2026, 5:10 a.m. JST</time>' in page
+    assert 'datetime="2026-01-02T05:10:00+09:00"' in page
+    assert ">Jan. 2, 2026, 5:10 a.m. JST</time>" in page
 
 
-def test_the_status_says_through_what(browser, user, connect):
+def test_the_status_names_no_library(browser, user, connect):
     connect(user)
-    assert "<dt>Connected through</dt><dd>garth</dd>" in words(browser.get(STATUS))
+    assert "garth" not in words(browser.get(STATUS))
 
 
 @pytest.mark.parametrize(
     ("days", "said"),
-    [(31, ""), (29, "This connection ends by itself on "), (-1, "may end any day now")],
+    [(31, ""), (29, "This connection expires on "), (-1, "may expire at any time")],
 )
 def test_the_status_says_that_the_session_ends_soon(browser, user, connect, days, said):
     connect(user)
@@ -398,9 +431,10 @@ def test_the_status_says_that_the_session_ends_soon(browser, user, connect, days
     GarminAuthenticationState.objects.update(session_ends_at=ends_at)
     page = words(browser.get(STATUS))
     assert said in page
-    assert ("so that nothing is missed" in page) is bool(said)
+    assert ("so that no data is missed" in page) is bool(said)
     # Then connecting again is the one thing to do.
-    assert f'<a class="ga-button{"" if said else " ga-quiet"}" href="{LOGIN}">' in page
+    again = f'<a class="ga-button" href="{LOGIN}">Connect again</a>'
+    assert (again in page) is bool(said)
 
 
 def test_the_status_tells_of_session_and_pending_login_alike(browser, user, connect, pending):
@@ -408,19 +442,19 @@ def test_the_status_tells_of_session_and_pending_login_alike(browser, user, conn
     browser.post(LOGIN, FORM)
     page = words(browser.get(STATUS))
     assert ">Connected<" in page
-    assert "A login is waiting for your code" in page
+    assert "Verification code required" in page
 
 
 def test_the_status_says_that_garmin_ended_the_session(browser, user, connect):
     state = connect(user)
-    GarminAuthenticationState.objects.expire_session(state.pk, state.session_version)
-    assert "Garmin has ended your connection" in words(browser.get(STATUS))
+    GarminAuthenticationState.objects.end_session(state.pk, state.session_version, "expired")
+    assert "Garmin has disconnected your account" in words(browser.get(STATUS))
 
 
 def test_the_status_says_that_staff_ended_the_session(browser, user, connect):
     connect(user)
     GarminAuthenticationState.objects.disconnect(user.pk, EndedReason.STAFF)
-    assert "people who run this site have disconnected" in words(browser.get(STATUS))
+    assert "The site's administrators have disconnected" in words(browser.get(STATUS))
 
 
 def test_going_back_to_the_code_page_when_connected_leads_to_the_status(browser, user, connect):
@@ -431,7 +465,7 @@ def test_going_back_to_the_code_page_when_connected_leads_to_the_status(browser,
 def test_the_code_page_without_a_pending_login_leads_to_the_login(browser):
     response = browser.get(MFA, follow=True)
     assert response.redirect_chain == [(LOGIN, 302)]
-    assert "No login is waiting for a code" in words(response)
+    assert "No sign-in is waiting for a verification code" in words(response)
 
 
 def test_a_second_submit_of_the_right_code_says_that_the_account_is_connected(
@@ -449,7 +483,7 @@ def test_a_second_submit_of_the_right_code_says_that_the_account_is_connected(
     ("url", "data", "message"),
     [
         (LOGIN, FORM, "Your Garmin account is connected."),
-        (DISCONNECT, {}, "Your Garmin account is disconnected."),
+        (DISCONNECT, {}, "Your Garmin account has been disconnected."),
     ],
 )
 def test_what_was_done_is_said_once(browser, user, connect, url, data, message):
@@ -459,7 +493,7 @@ def test_what_was_done_is_said_once(browser, user, connect, url, data, message):
 
 
 def test_a_cancelled_login_is_said(browser, pending):
-    assert "The login was cancelled." in words(browser.post(CANCEL, follow=True))
+    assert "The sign-in was canceled." in words(browser.post(CANCEL, follow=True))
 
 
 @pytest.mark.parametrize("url", ACTIONS)
@@ -520,6 +554,29 @@ def test_next_is_kept_by_the_link_to_the_code(browser, pending):
     assert f'href="{query(MFA, next="/after/")}"' in page
 
 
+@pytest.fixture
+def own_urls(settings):
+    settings.ROOT_URLCONF = "tests.test_views"
+
+
+@pytest.mark.parametrize(
+    ("url", "target"), [("/own/", "/after/"), (query("/own/", to="/there/"), "/there/")]
+)
+def test_where_a_sites_own_view_leads_is_kept_at_the_code(
+    own_urls, browser, mfa_account, garmin, url, target
+):
+    response = browser.post(url, FORM)
+    assert response.url == query(MFA, next=target)
+    assert browser.post(response.url, {"code": garmin.mfa_code(EMAIL)}).url == target
+
+
+@pytest.mark.parametrize(
+    ("url", "target"), [("/own/", "/after/"), (query("/own/", to="/there/"), "/there/")]
+)
+def test_where_a_sites_own_view_leads_is_where_it_leads_back(own_urls, browser, user, url, target):
+    assert f'href="{target}"' in words(browser.get(url))
+
+
 HOSTILE = [
     "https://evil.example/",
     "//evil.example/",
@@ -560,6 +617,184 @@ def test_a_hostile_next_leads_nowhere_from_an_action(browser, url, hostile):
     assert browser.post(url, {"next": hostile}).url == STATUS
 
 
+# A form that is sent twice
+
+
+def key_of(response):
+    """The key of the form on this page."""
+    return words(response).split('name="idempotency_key" value="')[1].split('"')[0]
+
+
+@pytest.mark.parametrize("url", [LOGIN, MFA])
+def test_each_form_has_a_key_of_its_own(browser, pending, url):
+    assert key_of(browser.get(url)) != key_of(browser.get(url))
+
+
+def test_a_form_that_failed_has_a_new_key(browser, account):
+    key = key_of(browser.get(LOGIN))
+    response = browser.post(LOGIN, {**FORM, "password": "wrong", "idempotency_key": key})
+    assert key_of(response) != key
+
+
+def test_a_login_that_is_sent_twice_mails_one_code(browser, mfa_account, garmin):
+    form = {**FORM, "idempotency_key": key_of(browser.get(LOGIN))}
+    assert [browser.post(LOGIN, form).url for _ in range(2)] == [MFA, MFA]
+    assert garmin.counts["login"] == 1
+
+
+def test_a_code_that_is_sent_twice_connects_twice(browser, pending, garmin):
+    form = {"code": garmin.mfa_code(EMAIL), "idempotency_key": key_of(browser.get(MFA))}
+    assert [browser.post(MFA, form).url for _ in range(2)] == [STATUS, STATUS]
+
+
+def test_a_wrong_code_that_is_sent_twice_is_one_attempt(browser, user, pending):
+    form = {"code": "000000", "idempotency_key": key_of(browser.get(MFA))}
+    pages = [words(browser.post(MFA, form)) for _ in range(2)]
+    assert ["You have 4 attempts left" in page for page in pages] == [True, True]
+    assert state_of(user).mfa_attempts == 1
+
+
+# Logins of one address
+
+
+def forwarded_for(request):
+    """A site's own way to read the client's address."""
+    return request.META.get("HTTP_X_FORWARDED_FOR")
+
+
+def try_to_log_in(browser, address):
+    form = {**FORM, "email": f"{address}@example.com"}
+    return words(browser.post(LOGIN, form, headers={"x-forwarded-for": address}))
+
+
+@pytest.mark.parametrize("setting", ["tests.test_views.forwarded_for", None])
+def test_an_address_is_limited_where_the_site_can_tell_it(
+    browser, other_browser, garmin, settings, monkeypatch, setting
+):
+    settings.GARMIN_AUTH_CLIENT_ADDRESS = setting
+    monkeypatch.setattr(throttle, "CLIENT_LIMIT", 1)
+    try_to_log_in(browser, "192.0.2.1")
+
+    limited = "tried to sign in too many times" in try_to_log_in(other_browser, "192.0.2.1")
+
+    assert limited is (setting is not None)
+    assert "too many times" not in try_to_log_in(other_browser, "192.0.2.2")
+
+
+def test_a_client_without_an_address_is_not_limited(browser, garmin, settings, monkeypatch):
+    settings.GARMIN_AUTH_CLIENT_ADDRESS = "tests.test_views.forwarded_for"
+    monkeypatch.setattr(throttle, "CLIENT_LIMIT", 1)
+    for _ in range(2):
+        assert WRONG_PASSWORD in words(browser.post(LOGIN, {**FORM, "password": "wrong"}))
+
+
+# What Garmin takes for a user name
+
+
+# What is kept of a login, so that nobody types their address twice
+
+
+def test_a_login_that_waits_for_a_code_has_kept_the_address(browser, pending):
+    assert f'value="{EMAIL}"' in words(browser.get(LOGIN))
+    assert EMAIL not in words(browser.get(f"{LOGIN}?other=1"))
+
+
+def test_the_address_is_kept_encrypted_and_the_password_is_not(browser, pending):
+    kept = str(dict(browser.session.items()))
+    assert "_garmin_auth_login" in kept
+    assert EMAIL not in kept
+    assert PASSWORD not in kept
+
+
+def test_the_address_is_kept_for_this_browser_only(user, pending):
+    other = Client()
+    other.force_login(user)
+    assert EMAIL not in words(other.get(LOGIN))
+
+
+@pytest.mark.parametrize("end", ["connect", "cancel", "disconnect"])
+def test_the_address_is_forgotten_at_the_end(browser, user, pending, garmin, end):
+    if end == "connect":
+        browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
+    else:
+        browser.post(CANCEL if end == "cancel" else DISCONNECT)
+    assert "_garmin_auth_login" not in browser.session
+
+
+def test_the_address_is_forgotten_after_an_hour(browser, pending):
+    session = browser.session
+    session["_garmin_auth_login"]["sent_at"] -= 3601
+    session.save()
+    assert EMAIL not in words(browser.get(LOGIN))
+
+
+def test_an_address_that_no_key_opens_is_forgotten(browser, pending):
+    session = browser.session
+    session["_garmin_auth_login"]["email"] = "gAAAAAdamaged"
+    session.save()
+    assert browser.get(LOGIN).status_code == 200
+
+
+# Where the user is sent to Garmin
+
+
+@pytest.mark.parametrize("domain", ["garmin.com", "garmin.cn"])
+def test_who_is_sent_to_garmin_connect_has_a_link(browser, account, settings, domain):
+    settings.GARMIN_AUTH_DOMAIN = domain
+    page = words(browser.post(LOGIN, {**FORM, "password": "wrong"}))
+    assert f'<a href="https://connect.{domain}/" target="_blank" rel="noreferrer">' in page
+
+
+def test_who_has_nothing_to_do_at_garmin_has_no_link(browser, account, garmin):
+    garmin.fail("login", "status")
+    assert "connect.garmin.com" not in words(browser.post(LOGIN, FORM))
+
+
+# A site's own terms
+
+
+@pytest.mark.parametrize("url", ["/accounts/login/", "login"])
+def test_the_terms_are_linked(browser, settings, url):
+    settings.GARMIN_AUTH_TERMS_URL = url
+    assert '<a href="/accounts/login/">terms of this site</a>' in words(browser.get(LOGIN))
+
+
+def test_without_terms_nothing_is_said_of_any(browser):
+    assert "terms" not in words(browser.get(LOGIN))
+
+
+# Authenticator apps
+
+
+def test_a_code_of_an_app_was_not_sent_to_an_address(browser, garmin):
+    garmin.add_account(EMAIL, PASSWORD, mfa=True, mfa_method="totp")
+    page = words(browser.post(LOGIN, FORM, follow=True))
+    assert "or your authenticator app shows one" in page
+    assert "has sent a verification code to" not in page
+
+
+@pytest.mark.parametrize(
+    "name", ["ana", "13812345678", "name..x@docomo.ne.jp", "j\u00f6rg@example.com"]
+)
+def test_a_user_name_of_any_kind_connects(browser, user, garmin, name):
+    garmin.add_account(name, PASSWORD)
+    browser.post(LOGIN, {"email": name, "password": PASSWORD})
+    assert state_of(user).session_data
+
+
+# A form with further fields
+
+
+def test_a_further_field_of_a_sites_form_does_not_reach_the_login(account, user, settings):
+    settings.ROOT_URLCONF = "tests.test_views"
+    browser = Client()
+    browser.force_login(user)
+    assert browser.post("/consent/", FORM).status_code == 200
+    assert state_of(user) is None
+    assert browser.post("/consent/", {**FORM, "consent": "on"}).status_code == 302
+    assert state_of(user).session_data
+
+
 # What a failed login says
 
 
@@ -573,16 +808,16 @@ def test_a_wrong_password_answers_200(browser, account):
 
 
 LOGIN_FAILURES = {
-    "captcha": "wants to see that you are human",
+    "captcha": "wants to verify that you are human",
     "locked": "Garmin has locked this account",
     "disabled": "Garmin has locked this account",
-    "rate_limited": "try again in an hour",
-    "rate_limited_200": "try again in an hour",
-    "rate_limited_427": "try again in an hour",
+    "rate_limited": "try again in 60 minutes",
+    "rate_limited_200": "try again in 60 minutes",
+    "rate_limited_427": "try again in 60 minutes",
     "blocked": GARMIN_FAULT,
     "challenge_page": GARMIN_FAULT,
     "status": GARMIN_FAULT,
-    "unknown_type": GARMIN_FAULT,
+    "unknown_type": "Garmin asks you to complete a step first",
     "unauthorized_other": GARMIN_FAULT,
     "html": GARMIN_FAULT,
     "wrong_json": GARMIN_FAULT,
@@ -636,7 +871,7 @@ def clock(page, label):
 
 def test_a_rate_limit_says_until_when_it_lasts(browser, account, garmin):
     garmin.fail("login", "rate_limited", retry_after=300)
-    until = clock(words(browser.post(LOGIN, FORM)), "You can try again from")
+    until = clock(words(browser.post(LOGIN, FORM)), "You can try again after")
     assert timedelta(seconds=290) < until - timezone.now() <= timedelta(seconds=300)
 
 
@@ -644,14 +879,29 @@ def test_a_pause_says_until_when_without_asking_garmin(browser, account, garmin)
     garmin.fail("login", "rate_limited", retry_after=300)
     browser.post(LOGIN, FORM)
     asked = sum(garmin.counts.values())
-    until = clock(words(browser.post(LOGIN, FORM)), "You can try again from")
+    until = clock(words(browser.post(LOGIN, FORM)), "You can try again after")
     assert timedelta(seconds=290) < until - timezone.now() <= timedelta(seconds=300)
     assert sum(garmin.counts.values()) == asked
 
 
-def test_a_rate_limit_without_a_time_names_none(browser, account, garmin):
+def test_a_rate_limit_without_a_time_names_the_one_that_this_site_keeps(browser, account, garmin):
     garmin.fail("login", "rate_limited")
-    assert "You can try again from" not in words(browser.post(LOGIN, FORM))
+
+    first, second = (words(browser.post(LOGIN, FORM)) for _ in range(2))
+
+    assert "try again in 60 minutes." in first
+    assert "try again in 60 minutes." in second
+    label = "You can try again after"
+    assert abs(clock(first, label) - clock(second, label)) <= timedelta(seconds=2)
+
+
+def test_a_rate_limit_without_a_time_after_a_short_one_is_short(browser, account, garmin):
+    scope = cooldown.account_scope(EMAIL)
+    cooldown.start(scope, 1)
+    wait_until(lambda: not cooldown.seconds_left(scope))
+    garmin.fail("login", "rate_limited")
+
+    assert "try again in 1 minute." in words(browser.post(LOGIN, FORM))
 
 
 def test_the_form_stays_usable_during_a_pause(browser, account, garmin):
@@ -662,17 +912,17 @@ def test_the_form_stays_usable_during_a_pause(browser, account, garmin):
 
 
 def test_the_login_page_says_until_when_the_site_pauses(browser):
-    pauses.begin(pauses.SITE, 300)
-    until = clock(words(browser.get(LOGIN)), "asked this site to slow down until")
+    cooldown.start(cooldown.SITE, 300)
+    until = clock(words(browser.get(LOGIN)), "Garmin is limiting requests from this site until")
     assert timedelta(seconds=290) < until - timezone.now() <= timedelta(seconds=300)
 
 
 def test_the_login_page_says_nothing_of_a_pause_that_is_over(browser):
-    assert "slow down" not in words(browser.get(LOGIN))
+    assert "limiting requests" not in words(browser.get(LOGIN))
 
 
 def test_the_login_page_says_what_the_engine_has_users_know(browser):
-    assert "Since March 2026 Garmin has been refusing" in words(browser.get(LOGIN))
+    assert "Since March 2026, Garmin has been refusing" in words(browser.get(LOGIN))
 
 
 def test_the_login_page_says_of_another_engine_nothing_that_is_not_its_own(browser, settings):
@@ -748,7 +998,7 @@ def test_a_failed_login_keeps_the_email_address(browser, account):
 
 def test_a_wrong_code_says_how_many_attempts_are_left(browser, pending, garmin):
     response = browser.post(MFA, {"code": another_code(garmin.mfa_code(EMAIL))})
-    assert "you have 4 attempts left" in words(response)
+    assert "You have 4 attempts left" in words(response)
 
 
 def test_a_wrong_code_answers_200(browser, pending, garmin):
@@ -772,7 +1022,7 @@ def test_the_last_wrong_code_ends_the_login(browser, user, pending, garmin, sett
     settings.GARMIN_AUTH_MFA_MAX_ATTEMPTS = 2
     wrong = {"code": another_code(garmin.mfa_code(EMAIL))}
     browser.post(MFA, wrong)
-    assert "Too many codes were wrong" in words(browser.post(MFA, wrong))
+    assert "You entered too many wrong codes" in words(browser.post(MFA, wrong))
     assert not state_of(user).mfa_pending
 
 
@@ -788,13 +1038,13 @@ def test_a_login_that_has_ended_offers_a_new_one(browser, pending, garmin):
 
 
 CODE_FAILURES = {
-    "code_expired": "The time for this code is over",
-    "code_max": "Too many codes were wrong",
+    "code_expired": "This verification code has expired",
+    "code_max": "You entered too many wrong codes",
     "code_invalid": "Garmin did not accept this code",
     "code_409": "Garmin did not accept this code",
-    "captcha": "wants to see that you are human",
+    "captcha": "wants to verify that you are human",
     "locked": "Garmin has locked this account",
-    "rate_limited": "try again in an hour",
+    "rate_limited": "try again in 60 minutes",
     "blocked": GARMIN_FAULT,
     "status": GARMIN_FAULT,
     "html": GARMIN_FAULT,
@@ -823,12 +1073,12 @@ def test_a_garmin_fault_keeps_the_challenge(browser, user, pending, garmin, faul
 def test_a_spent_code_is_said(browser, pending, garmin):
     garmin.fail("preauthorized", "status", times=None)
     response = browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
-    assert "Garmin accepted your code, but then had a problem" in words(response)
+    assert "Garmin accepted your code, but could not complete the sign-in" in words(response)
 
 
 def test_a_code_that_is_none_is_no_attempt(browser, user, pending):
     response = browser.post(MFA, {"code": "not a code"})
-    assert "Type the digits of the code" in words(response)
+    assert "Enter the digits of the verification code" in words(response)
     assert state_of(user).mfa_attempts == 0
 
 
@@ -836,12 +1086,14 @@ def test_a_code_for_a_cancelled_login_is_said_to_have_none(browser, pending, gar
     browser.post(CANCEL)
     response = browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
     assert response.status_code == 200
-    assert "No login is waiting for a code" in words(response)
+    assert "No sign-in is waiting for a verification code" in words(response)
 
 
 def test_a_code_that_is_none_for_a_cancelled_login_is_said_to_have_none(browser, pending):
     browser.post(CANCEL)
-    assert "No login is waiting for a code" in words(browser.post(MFA, {"code": "letters"}))
+    assert "No sign-in is waiting for a verification code" in words(
+        browser.post(MFA, {"code": "letters"})
+    )
 
 
 # The code's page
@@ -856,18 +1108,19 @@ def test_the_code_page_says_how_many_attempts_are_left(browser, user, pending, t
 def test_a_code_that_was_not_judged_says_how_many_attempts_are_left(browser, pending, garmin):
     garmin.fail("verify_code", "status")
     page = words(browser.post(MFA, {"code": garmin.mfa_code(EMAIL)}))
-    assert "You have 4 attempts left." in page
+    assert "You have 5 attempts left." in page
 
 
 def test_a_rate_limited_code_says_until_when(browser, pending, garmin):
     garmin.fail("verify_code", "rate_limited", retry_after=300)
     page = words(browser.post(MFA, {"code": garmin.mfa_code(EMAIL)}))
-    until = clock(page, "You can try again from")
+    until = clock(page, "You can try again after")
     assert timedelta(seconds=290) < until - timezone.now() <= timedelta(seconds=300)
 
 
 def test_the_code_page_leads_to_another_account(browser, pending):
-    assert f'<a href="{LOGIN}">Use another Garmin account</a>' in words(browser.get(MFA))
+    link = f'<a href="{LOGIN}?other=1">Use a different Garmin account</a>'
+    assert link in words(browser.get(MFA))
 
 
 def test_the_code_page_says_where_the_code_went(browser, pending):
@@ -909,19 +1162,19 @@ def test_an_expired_challenge_still_answers_200(browser, user, pending, url):
 
 def test_an_expired_challenge_is_said_on_the_code_page(browser, user, pending):
     let_challenge_expire(user)
-    assert "The time for this code is over" in words(browser.get(MFA))
+    assert "This verification code has expired" in words(browser.get(MFA))
 
 
 @pytest.mark.parametrize("url", [STATUS, LOGIN])
 def test_an_expired_challenge_is_said_elsewhere(browser, user, pending, url):
     let_challenge_expire(user)
-    assert "A login has waited too long for its code" in words(browser.get(url))
+    assert "Your verification code has expired" in words(browser.get(url))
 
 
 def test_an_expired_challenge_takes_no_code(browser, user, pending, garmin):
     let_challenge_expire(user)
     response = browser.post(MFA, {"code": garmin.mfa_code(EMAIL)})
-    assert "The time for this code is over" in words(response)
+    assert "This verification code has expired" in words(response)
     assert garmin.counts["verify_code"] == 0
 
 
@@ -996,7 +1249,7 @@ def test_the_right_code_replaces_the_working_session(browser, user, connect, mfa
 
 def test_the_login_page_says_that_the_session_stays(browser, user, connect):
     connect(user)
-    assert "stays connected until this login has worked" in words(browser.get(LOGIN))
+    assert "Your current connection remains in use" in words(browser.get(LOGIN))
 
 
 # A row that no key opens
@@ -1007,7 +1260,7 @@ def test_the_login_page_says_that_the_session_stays(browser, user, connect):
 def test_an_unreadable_row_is_said(browser, user, connect, url, column):
     connect(user)
     damage(user, column)
-    assert "Your stored Garmin connection cannot be opened" in words(browser.get(url))
+    assert "Your saved Garmin connection cannot be read" in words(browser.get(url))
 
 
 @pytest.mark.parametrize("url", [STATUS, LOGIN])

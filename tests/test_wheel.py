@@ -5,13 +5,15 @@ import re
 import socket
 import subprocess
 import sys
-import time
+from contextlib import ExitStack
 
 import pytest
 import requests
 
-from .conftest import EMAIL, PASSWORD
-from .wheel import LIST, build, contents
+from tests.browser import kept_port
+from tests.conftest import EMAIL, PASSWORD
+from tests.waiting import wait_until
+from tests.wheel import LIST, build, contents
 
 SETTINGS = """
 from .settings import *
@@ -65,13 +67,27 @@ def project(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scratch")
     run(sys.executable, "-m", "venv", folder / "venv")
     python = folder / "venv/bin/python"
-    run(python, "-m", "pip", "install", "--quiet", wheel)
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[garth]")
     run(folder / "venv/bin/django-admin", "startproject", "site_of_theirs", folder)
     run(python, "manage.py", "startapp", "people", cwd=folder)
     (folder / "people/models.py").write_text(MODELS)
     (folder / "site_of_theirs/with_garmin.py").write_text(SETTINGS)
     (folder / "site_of_theirs/urls.py").write_text(URLS)
     return folder
+
+
+@pytest.fixture
+def serve(manage):
+    """Start a web process of the project, and return its URL once it answers."""
+    with ExitStack() as ports:
+
+        def serve():
+            port = ports.enter_context(kept_port())
+            manage("runserver", "--noreload", f"127.0.0.1:{port}", wait=False)
+            wait_until(lambda: answers(port))
+            return f"http://127.0.0.1:{port}"
+
+        yield serve
 
 
 @pytest.fixture
@@ -95,29 +111,31 @@ def manage(project, garmin):
     yield manage
     for process in started:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
 
 
 def test_the_wheel_holds_what_is_listed_and_nothing_else(wheel):
     assert contents(wheel) == LIST.read_text().split()
 
 
-def test_a_site_of_its_own_connects_finishes_mfa_and_syncs_in_three_processes(manage, garmin):
+def test_a_site_of_its_own_connects_finishes_mfa_and_syncs_in_three_processes(
+    manage, serve, garmin
+):
     garmin.add_account(EMAIL, PASSWORD, mfa=True)
     manage("makemigrations", "people")
     manage("migrate")
     manage("makemigrations", "--check", "garmin_auth")
     manage("createsuperuser", "--noinput", "--email", "ana@site.example")
-    first, second = serve(manage), serve(manage)
+    first, second = serve(), serve()
 
     browser = requests.Session()
     browser.trust_env = False
     post(browser, f"{first}/admin/login/", username="ana@site.example", password="site password")
     page = post(browser, f"{first}/garmin/login/", email=EMAIL, password=PASSWORD)
-    assert "Garmin has sent a code to" in page.text
+    assert "Garmin has sent a verification code to" in page.text
     page = post(browser, f"{second}/garmin/mfa/", code=garmin.mfa_code(EMAIL))
     assert "Your Garmin account is connected." in page.text
-    assert browser.get(f"{second}/garmin/style.css").status_code == 200
+    assert browser.get(f"{second}/static/garmin_auth/garmin_auth.css").status_code == 200
 
     assert "synced ana@example.com" in manage("shell", "-c", WORKER)
 
@@ -130,19 +148,9 @@ def run(*command, **options):
     return done.stdout
 
 
-def serve(manage):
-    """Start a web process of the project on a free port, and return its URL once it answers."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    manage("runserver", "--noreload", f"127.0.0.1:{port}", wait=False)
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return f"http://127.0.0.1:{port}"
-    raise AssertionError("The project's server did not start.")
+def answers(port):
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 def post(browser, url, **fields):

@@ -1,7 +1,8 @@
-"""The Garmin simulator: a real server to test a site against, with the libraries unpatched.
+"""The Garmin simulator: a real server to test a site against, with unmodified libraries.
 
-`GarminSimulator` runs it in this process, `RemoteGarminSimulator` steers one that runs in another.
-Both are imported when first used, because this package is imported by every pytest run.
+`GarminSimulator` runs in this process; `RemoteGarminSimulator` controls one in another process;
+`GarminTestMixin` gives one to a Django `TestCase`. All are imported on first use, because every
+pytest run imports this package.
 """
 
 from typing import TYPE_CHECKING
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .control import RemoteGarminSimulator
     from .simulator import GarminSimulator
+    from .testcase import GarminTestMixin
 
-__all__ = ["GarminSimulator", "RemoteGarminSimulator"]
+__all__ = ["GarminSimulator", "GarminTestMixin", "RemoteGarminSimulator"]
 
-INSTALL = 'pip install "django-garmin-auth[testing]"'
+INSTALL = 'python -m pip install "django-garmin-auth[testing]"'
 
 
 def __getattr__(name: str):
@@ -20,6 +22,10 @@ def __getattr__(name: str):
         from .control import RemoteGarminSimulator
 
         return RemoteGarminSimulator
+    if name == "GarminTestMixin":
+        from .testcase import GarminTestMixin
+
+        return GarminTestMixin
     if name == "GarminSimulator":
         try:
             from .simulator import GarminSimulator

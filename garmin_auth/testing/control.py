@@ -1,7 +1,7 @@
-"""Steer a simulator from another process: the control API, and its client.
+"""Control a simulator from another process: the control API, and its client.
 
 `POST /control/<name>` on the simulator's own port, with `{"args": [...], "kwargs": {...}}`,
-answers `{"result": ...}`, or 400 with `{"error": {"type": ..., "message": ...}}`.
+returns `{"result": ...}`, or 400 with `{"error": {"type": ..., "message": ...}}`.
 """
 
 import json
@@ -11,8 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .answers import Answer
-    from .wire import Request
+    from .garmin.answers import Answer
+    from .garmin.wire import Request
 
 PREFIX = "/control"
 TIMEOUT = 30  # seconds
@@ -20,18 +20,22 @@ TIMEOUT = 30  # seconds
 METHODS = frozenset(
     {
         "add_account",
+        "add_key",
+        "delete_key",
         "expire_access_tokens",
         "expire_mfa",
         "fail",
         "heal",
         "issue_session",
         "mfa_code",
+        "renew_key",
         "reset",
         "revoke",
         "set_access_token_lifetime",
         "set_consumer",
         "set_latency",
         "set_password",
+        "set_proxy_credentials",
         "set_rotate_mfa_cookie",
         "set_rotate_refresh_tokens",
     }
@@ -47,6 +51,7 @@ PROPERTIES = frozenset(
         "latency",
         "library_environment",
         "log",
+        "proxy_credentials",
         "proxy_url",
         "rotate_mfa_cookie",
         "rotate_refresh_tokens",
@@ -55,14 +60,20 @@ PROPERTIES = frozenset(
     }
 )
 SETTABLE = frozenset(
-    {"access_token_lifetime", "latency", "rotate_mfa_cookie", "rotate_refresh_tokens"}
+    {
+        "access_token_lifetime",
+        "latency",
+        "proxy_credentials",
+        "rotate_mfa_cookie",
+        "rotate_refresh_tokens",
+    }
 )
 ERRORS = {"ValueError": ValueError, "LookupError": LookupError, "TypeError": TypeError}
 
 
 def answer(simulator: object, request: "Request") -> "Answer":
-    """Carry out one call of the control API."""
-    from .answers import as_json
+    """Answer one call of the control API."""
+    from .garmin.answers import as_json
 
     def refuse(status: int, kind: str, message: str) -> "Answer":
         return as_json({"error": {"type": kind, "message": message}}, status)
@@ -75,7 +86,7 @@ def answer(simulator: object, request: "Request") -> "Answer":
         return as_json({"result": getattr(simulator, name)})
     if name not in METHODS:
         legal = ", ".join(sorted(METHODS | PROPERTIES))
-        return refuse(404, "LookupError", f"No method {name!r}. There are: {legal}.")
+        return refuse(404, "LookupError", f"Unknown method {name!r}. The methods are: {legal}.")
     args, kwargs = request.json.get("args", []), request.json.get("kwargs", {})
     try:
         return as_json({"result": getattr(simulator, name)(*args, **kwargs)})
@@ -85,16 +96,16 @@ def answer(simulator: object, request: "Request") -> "Answer":
 
 
 class RemoteGarminSimulator:
-    """A `GarminSimulator` that runs in another process: the same methods and properties.
+    """A `GarminSimulator` in another process, with the same methods and properties.
 
-    `control_url` is that simulator's `control_url`; its `proxy_url`, which is what
-    `GARMIN_SIMULATOR_PROXY` holds, will do as well. Errors of a call are raised here as they
-    were there: `ValueError`, `LookupError` or `TypeError`. `ConnectionError` when nobody answers.
+    Pass that simulator's `control_url`, or its `proxy_url`, which `GARMIN_SIMULATOR_PROXY` holds. A
+    `ValueError`, `LookupError` or `TypeError` raised there by a call is raised here too. If no
+    simulator answers, a `ConnectionError` is raised.
     """
 
     def __init__(self, control_url: str):
         self._url = control_url.rstrip("/").removesuffix(PREFIX) + PREFIX
-        # Without a proxy, whatever the environment says: the simulator is on this machine.
+        # Never through a proxy, whatever the environment says, because the simulator is local.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def __getattr__(self, name: str) -> Any:

@@ -1,7 +1,7 @@
-"""The pytest plugin: a `garmin` fixture, with nothing to configure.
+"""The pytest plugin: a `garmin` fixture that needs no configuration.
 
-pytest imports this module in every run of an environment that has the package, so that it must
-cost nothing and need nothing: the simulator and Django are imported when the fixture is used.
+If the package is installed, every pytest run imports this module, so the import must be fast: the
+simulator and Django are only imported when the fixture is used.
 """
 
 import os
@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def garmin_simulator():
-    """The session's one simulator (with pytest-xdist, each worker's), started on first use."""
+    """One simulator for the whole test session (with pytest-xdist, one per worker)."""
     from garmin_auth.testing import INSTALL
 
     try:
@@ -26,14 +26,19 @@ def garmin_simulator():
 
 
 @pytest.fixture
-def garmin(request, garmin_simulator):
-    """A `GarminSimulator` as new, with the test's Django settings pointed at it."""
+def garmin(request, garmin_simulator, monkeypatch):
+    """A freshly reset `GarminSimulator`, with the test's Django settings pointed at it."""
+    from garmin_auth.testing.pauses import pauses
+
     garmin_simulator.reset()
+    # With pytest's fixture, so that all changes of a test are undone in the right order.
+    for pause in pauses():
+        monkeypatch.setattr(pause, 0.0)
     if not _django_is_configured():
         yield garmin_simulator
     elif request.config.pluginmanager.hasplugin("django"):
-        # pytest-django's own fixture: a second way of overriding, undone in another order than
-        # the test's use of `settings`, would leave one of the two behind.
+        # With pytest-django's fixture, because a second way to override settings could be undone
+        # in the wrong order when the test uses `settings` too.
         settings = request.getfixturevalue("settings")
         for name, value in garmin_simulator.settings.items():
             setattr(settings, name, value)

@@ -1,4 +1,4 @@
-"""The simulator as a test holds it."""
+"""The simulator, as tests use it."""
 
 import os
 import tempfile
@@ -6,39 +6,50 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from . import sessions
 from .control import PREFIX
-from .faults import Faults
-from .garmin import Garmin
-from .journal import Journal
-from .server import LOOPBACK, Server
-from .steps import HOSTS
+from .garmin import keys, sessions
+from .garmin.faults import Faults
+from .garmin.journal import Journal
+from .garmin.server import LOOPBACK, Server
+from .garmin.state import Garmin
+from .garmin.steps import HOSTS
 
 
 class GarminSimulator:
-    """A Garmin on 127.0.0.1, for the tests of a site: a real server that keeps state.
+    """A simulated Garmin on this machine for a site's tests: a real server that keeps state.
 
-    It is reached through its proxy only (`settings` says how), so that the client under test
-    talks TLS to sso.garmin.com and connectapi.garmin.com as it does in production. It connects to
-    nothing itself, and refuses hosts that are not Garmin's. Other processes, forked ones too, steer
-    it with a `RemoteGarminSimulator`::
+    Clients reach it through its proxy (see `settings`), so they talk TLS to sso.garmin.com and
+    connectapi.garmin.com as in production. It makes no connections itself, and refuses hosts that
+    are not Garmin's. Other processes, even forked ones, control it with a
+    `RemoteGarminSimulator`::
 
         with GarminSimulator() as garmin:
             garmin.add_account("ada@example.com", "correct horse", mfa=True)
             with override_settings(**garmin.settings):
                 ...
 
-    `port`: where to listen; 0 takes a free one. `code_sent(email, code)` is called, in a thread
-    of the server, with every MFA code that Garmin would have mailed. Starting raises `OSError`
-    when the port is taken.
+    `port` is the port to listen on; 0 means any free one. `host` is the address to listen on, such
+    as "0.0.0.0" for other machines; anyone who reaches it can also control the simulator. `ca_file`
+    is where to write the CA certificate, readable by everyone; None means a temporary file of this
+    user's. `code_sent(email, code)` is called, in a
+    thread of the server, for each MFA code that Garmin would send.
     """
 
-    def __init__(self, port: int = 0, *, code_sent: Callable[[str, str], None] | None = None):
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        host: str = LOOPBACK,
+        ca_file: str | os.PathLike[str] | None = None,
+        code_sent: Callable[[str, str], None] | None = None,
+    ):
         self.garmin = Garmin(code_sent=code_sent)
         self.faults = Faults(self.garmin.lock)
         self.journal = Journal(self.garmin.lock)
         self.latency = 0.0
-        self._wanted_port = port
+        self._proxy_credentials: tuple[str, str] | None = None
+        self._host, self._wanted_port = host, port
+        self._ca_file = ca_file
         self._server: Server | None = None
         self._ca_bundle: str | None = None
         self._pid: int | None = None
@@ -50,19 +61,28 @@ class GarminSimulator:
         self.stop()
 
     def start(self) -> "GarminSimulator":
-        """Listen. Raises `OSError` when the port is taken, `RuntimeError` when already started."""
+        """Start listening.
+
+        Raises `OSError` if the port is in use or `ca_file` cannot be written, `RuntimeError` if the
+        simulator is already running.
+        """
         if self._server is not None:
-            raise RuntimeError("This simulator has been started already.")
-        self._server = Server(self, self._wanted_port)
-        handle, self._ca_bundle = tempfile.mkstemp(prefix="garmin-simulator-", suffix=".pem")
-        with open(handle, "wb") as bundle:
-            bundle.write(self._server.ca_pem)
+            raise RuntimeError("This simulator is already running.")
+        self._server = Server(self, self._host, self._wanted_port)
         self._pid = os.getpid()
+        try:
+            self._ca_bundle = self._write_ca(self._server.ca_pem)
+        except OSError:
+            self.stop()
+            raise
         return self
 
     def stop(self) -> None:
-        """Close everything: the port, every connection, every thread, the CA file. Idempotent."""
-        # A forked child has the object, but the server is its parent's.
+        """Close the port and all connections, end the threads, and delete the CA file.
+
+        Calling it again does nothing.
+        """
+        # In a forked child, the server belongs to the parent.
         if self._server is None or os.getpid() != self._pid:
             return
         self._server.stop()
@@ -71,29 +91,43 @@ class GarminSimulator:
             self._ca_bundle = None
         self._server = None
 
-    # Where it is
+    def _running(self) -> Server:
+        if self._server is None:
+            raise RuntimeError("The simulator is not running: call start(), or use a with block.")
+        return self._server
+
+    def _write_ca(self, pem: bytes) -> str:
+        if self._ca_file is None:
+            handle, path = tempfile.mkstemp(prefix="garmin-simulator-", suffix=".pem")
+            with open(handle, "wb") as bundle:
+                bundle.write(pem)
+            return path
+        path = os.fspath(self._ca_file)
+        Path(path).write_bytes(pem)
+        os.chmod(path, 0o644)  # It holds no key, and others are to read it.
+        return path
+
+    # Addresses
 
     @property
     def port(self) -> int:
-        if self._server is None:
-            raise RuntimeError("The simulator is not running: call start(), or use it in a with.")
-        return self._server.port
+        return self._running().port
 
     @property
     def proxy_url(self) -> str:
-        """The proxy that leads to it: `http://127.0.0.1:<port>`."""
-        return f"http://{LOOPBACK}:{self.port}"
+        """The URL of the simulator's proxy, on this machine: `http://127.0.0.1:<port>`."""
+        return f"http://{self._running().host}:{self.port}"
 
     @property
     def ca_bundle(self) -> str:
-        """The path of a PEM file with the authority that signed its certificates."""
+        """The path of a PEM file with the CA certificate of the simulator."""
         if self._ca_bundle is None:
-            raise RuntimeError("The simulator is not running: call start(), or use it in a with.")
+            raise RuntimeError("The simulator is not running: call start(), or use a with block.")
         return self._ca_bundle
 
     @property
     def settings(self) -> dict:
-        """The Django settings that point a site at it."""
+        """The Django settings that point a site at the simulator."""
         return {
             "GARMIN_AUTH_PROXIES": {"https": self.proxy_url},
             "GARMIN_AUTH_CA_BUNDLE": self.ca_bundle,
@@ -101,7 +135,7 @@ class GarminSimulator:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables by which another process can find it."""
+        """Environment variables that tell another process where the simulator is."""
         return {
             "GARMIN_SIMULATOR_PROXY": self.proxy_url,
             "GARMIN_SIMULATOR_CA_BUNDLE": self.ca_bundle,
@@ -109,11 +143,11 @@ class GarminSimulator:
 
     @property
     def library_environment(self) -> dict[str, str]:
-        """Environment variables that lead a library here which takes no proxy and no CA file.
+        """Environment variables for a library that has no options for a proxy and a CA file.
 
-        That is garminconnect, unpatched, in a child process. Both cases of the names are set:
-        the lower one wins where both are, and nobody's own proxy or exception may let a login
-        slip past the simulator.
+        This is for unmodified garminconnect in a child process. Names are set in upper and lower
+        case, because lower case takes precedence: with a proxy of your own, or an exception from
+        it, a login would otherwise bypass the simulator.
         """
         return {
             "HTTPS_PROXY": self.proxy_url,
@@ -126,7 +160,7 @@ class GarminSimulator:
 
     @property
     def control_url(self) -> str:
-        """What `RemoteGarminSimulator` needs to steer it from another process."""
+        """The URL for `RemoteGarminSimulator`, to control this simulator from another process."""
         return self.proxy_url + PREFIX
 
     # Accounts and sessions
@@ -141,12 +175,12 @@ class GarminSimulator:
         full_name: str | None = None,
         steps: int | None = None,
     ) -> dict:
-        """Open an account and return it as a dict.
+        """Add an account and return it as a dict.
 
-        `mfa_method` is Garmin's word for where codes go ("email", "phone"). `display_name` and
-        `full_name` default to something of the account's own. `steps`: the steps of every day;
-        None lets them differ from day to day. Raises `ValueError` for an e-mail address or
-        display name that is taken.
+        `mfa_method` is Garmin's word for where it sends codes ("email", "phone"). `display_name`
+        and `full_name` default to unique names. `steps` is the number of steps of every day; None
+        varies it from day to day. Raises `ValueError` if the email address or display name is in
+        use.
         """
         account = self.garmin.accounts.add(
             email,
@@ -162,7 +196,7 @@ class GarminSimulator:
         return described
 
     def mfa_code(self, email: str) -> str:
-        """The code last sent to the account. Raises `LookupError` when none was."""
+        """Return the code last sent to the account. Raises `LookupError` if there is none."""
         return self.garmin.mfa_code(email)
 
     def issue_session(
@@ -173,29 +207,48 @@ class GarminSimulator:
         access_expired: bool = False,
         domain: str = "garmin.com",
     ) -> str:
-        """Mint a valid session without a login: the text that the library's `dumps()` gives.
+        """Create a valid session without a login, as the engine stores it.
 
-        `engine` is the library: "garth" or "garminconnect". With `access_expired` its access
-        token is over and the session must be refreshed. Raises `ValueError` naming what is legal.
+        `engine` is "garth", "garminconnect", or "personal", with a new key. With `access_expired`,
+        the access token has expired, so the session needs a refresh. Raises `ValueError` for an
+        unknown engine or domain.
         """
-        if f"connectapi.{domain}" not in HOSTS:
-            raise ValueError(f"{domain!r} is no domain. Legal: garmin.cn, garmin.com.")
+        _require_domain(domain)
         return sessions.issue(self.garmin, email, engine, access_expired, domain)
 
+    def add_key(self, email: str, days: float = keys.DAYS, domain: str = "garmin.com") -> str:
+        """Make a key for the Personal API that ends after so many days, and return it.
+
+        Garmin offers 30, 90, 180 and 365 days. Raises `ValueError` for an unknown domain.
+        """
+        _require_domain(domain)
+        return self.garmin.keys.add(self.garmin.account(email), days, domain)
+
+    def renew_key(self, key: str, days: float = keys.DAYS) -> str:
+        """Replace a key, which ends at once with its tokens, and return the new one."""
+        return self.garmin.keys.renew(key, days)
+
+    def delete_key(self, key: str) -> None:
+        """End a key and its tokens at once."""
+        self.garmin.keys.delete(key)
+
     def set_password(self, email: str, new_password: str, sign_out_everywhere: bool = True) -> None:
-        """Change the password; with `sign_out_everywhere` as `revoke` too, as Garmin offers."""
+        """Change the password. With `sign_out_everywhere`, end all sessions, as Garmin offers.
+
+        Keys for the Personal API stay.
+        """
         self.garmin.set_password(email, new_password, sign_out_everywhere)
 
     def revoke(self, email: str) -> None:
-        """Kill the account's sessions: exchange and refresh say so, the API refuses its tokens."""
+        """End the account's sessions: its tokens, exchanges, refreshes and keys are now refused."""
         self.garmin.revoke(email)
 
     def expire_access_tokens(self, email: str | None = None) -> None:
-        """Make the API refuse the access tokens of one account, or all, until a new exchange."""
+        """Expire the access tokens of one account, or of all, so that sessions need a refresh."""
         self.garmin.expire_access_tokens(email)
 
     def expire_mfa(self, email: str) -> None:
-        """Let the account's pending logins run out: their codes come too late."""
+        """Expire the account's pending logins."""
         self.garmin.expire_mfa(email)
 
     # Faults and behaviour
@@ -209,25 +262,25 @@ class GarminSimulator:
         account: str | None = None,
         **options,
     ) -> None:
-        """Queue a fault for the next `times` requests of a step; None: until healed.
+        """Queue a fault for the next `times` requests of a step; None means until `heal()`.
 
-        Faults of a step are used up in the order they were queued. With `account` (an e-mail
-        address) only requests with that account's credentials meet it. `faults.KINDS` lists the
-        faults, with their steps and options. Raises `ValueError` naming what is legal.
+        The faults of a step are used in the order in which they were queued. With `account` (an
+        email address), only requests with that account's credentials are affected. `faults.KINDS`
+        lists the faults with their steps and options. Raises `ValueError` for an unknown one.
         """
         self.faults.add(step, fault, times, account, **options)
 
     def heal(self, step: str | None = None) -> None:
-        """Forget the faults queued for one step, or all."""
+        """Remove the faults queued for one step, or for all."""
         self.faults.heal(step)
 
     def set_latency(self, seconds: float) -> None:
-        """Wait so long before each answer."""
+        """Wait this many seconds before each answer."""
         self.latency = float(seconds)
 
     @property
     def access_token_lifetime(self) -> int:
-        """Seconds for which an access token issued from now on is good."""
+        """Lifetime in seconds of the access tokens issued from now on."""
         return self.garmin.access.lifetime
 
     @access_token_lifetime.setter
@@ -239,7 +292,7 @@ class GarminSimulator:
 
     @property
     def rotate_mfa_cookie(self) -> bool:
-        """Whether a wrong code answers with a new SESSION cookie, needed for the next try."""
+        """Whether a wrong code changes the SESSION cookie, which the next attempt has to send."""
         return self.garmin.sso.rotate_mfa_cookie
 
     @rotate_mfa_cookie.setter
@@ -251,7 +304,7 @@ class GarminSimulator:
 
     @property
     def rotate_refresh_tokens(self) -> bool:
-        """Whether diauth's refresh tokens work once, each refresh answering with another."""
+        """Whether each refresh replaces diauth's refresh token."""
         return self.garmin.diauth.rotate
 
     @rotate_refresh_tokens.setter
@@ -263,36 +316,59 @@ class GarminSimulator:
 
     @property
     def consumer(self) -> dict[str, str]:
-        """The consumer key and secret it publishes and demands."""
+        """The consumer key and secret that the simulator publishes and requires."""
         return dict(self.garmin.oauth1.consumer)
 
     def set_consumer(self, key: str, secret: str) -> None:
-        """Replace the consumer key: clients that hold the old one are refused from now on."""
+        """Replace the consumer key, so that clients with the old one are refused."""
         self.garmin.oauth1.consumer = {"consumer_key": key, "consumer_secret": secret}
 
-    # What it was asked
+    @property
+    def proxy_credentials(self) -> tuple[str, str] | None:
+        """The user name and password that the proxy requires; None if it requires none."""
+        return self._proxy_credentials
+
+    @proxy_credentials.setter
+    def proxy_credentials(self, credentials: tuple[str, str] | None) -> None:
+        self.set_proxy_credentials(credentials)
+
+    def set_proxy_credentials(self, credentials: tuple[str, str] | None) -> None:
+        self._proxy_credentials = (credentials[0], credentials[1]) if credentials else None
+
+    # Requests
 
     @property
     def counts(self) -> dict[str, int]:
-        """Requests received by step; also "other", "refused_host", "foreign_bearer",
-        "bad_signature"."""
+        """The number of requests by name: those of `journal.COUNTS`.
+
+        These are the steps, "other", "refused_host", "foreign_bearer" and "bad_signature".
+        """
         return self.journal.counts
 
     @property
     def log(self) -> list[dict]:
-        """The last 10,000 requests: step, method, host, path, status (None: no answer was sent),
-        account (owner of the credential used, or None), user_agent, fault. Never secrets."""
+        """The last 10,000 requests, without secrets.
+
+        Each has: step, method, host, path, status (None if no answer was sent), account (the owner
+        of the credential sent, or None), user_agent, fault.
+        """
         return self.journal.log
 
     @property
     def uploads(self) -> list[dict]:
-        """The last 10,000 files uploaded: account, filename, sha256, size in bytes."""
+        """The last 10,000 uploaded files. Each has: account, filename, sha256, size (in bytes)."""
         return self.journal.uploads
 
     def reset(self) -> None:
-        """Forget accounts, tokens, faults, counts and changed options; the server goes on."""
+        """Forget accounts, tokens, faults, counts and changed options. The server keeps running."""
         with self.garmin.lock:
             self.garmin.reset()
             self.faults.heal()
             self.journal.reset()
             self.latency = 0.0
+            self._proxy_credentials = None
+
+
+def _require_domain(domain: str) -> None:
+    if f"connectapi.{domain}" not in HOSTS:
+        raise ValueError(f"Unknown domain {domain!r}. Choose garmin.cn or garmin.com.")

@@ -7,14 +7,14 @@ from django.core.management.base import CommandError
 
 
 def user_named(name: str) -> Any:
-    """Return the user whose USERNAME_FIELD has this value.
+    """Return the user with this value in USERNAME_FIELD.
 
     Raises:
-        CommandError: there is none.
+        CommandError: there is no such user.
     """
     model = get_user_model()
     user = None
-    with suppress(ValueError, ValidationError):  # It may not even be in the field's form.
+    with suppress(ValueError, ValidationError):  # The field may not accept the value.
         user = model._default_manager.filter(**{model.USERNAME_FIELD: name}).first()
     if user is None:
         raise CommandError(f"There is no user whose {model.USERNAME_FIELD} is {name!r}.")

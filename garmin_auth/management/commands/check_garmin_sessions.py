@@ -9,42 +9,50 @@ from datetime import timedelta
 
 from django.core.management import CommandError
 
+from garmin_auth.checking.claims import due_sessions
+from garmin_auth.checking.report import Check, Outcome, Report, Stopped
 from garmin_auth.checks import check_stored_engines, check_stored_sessions
-from garmin_auth.claims import due_sessions
-from garmin_auth.crew import sleep_until
-from garmin_auth.engines import is_installed
+from garmin_auth.conf import conf
+from garmin_auth.engines import is_installed, known_engines
 from garmin_auth.health import check_sessions
+from garmin_auth.limits.rate import sleep_until
 from garmin_auth.models import GarminAuthenticationState
-from garmin_auth.reports import Check, Outcome, Report, Stopped
+from garmin_auth.storage.retries import bookkeeping
 
-from ._running import QuietCommand, interruptions, positive
+from ._running import LastingStream, QuietCommand, confirm, interruptions, positive
 from ._users import user_named
 
+states = GarminAuthenticationState.objects
 EXIT_EXPIRED = 3
 EXIT_UNSURE = 4
 
 LONGEST = 3650 * 86_400  # seconds
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 STOPPED = {
-    Stopped.RATE_LIMITED: "Garmin limits our requests now. Run it again later.",
+    Stopped.RATE_LIMITED: "Garmin is rate limiting this site. Run it again later.",
     Stopped.MASS_FAILURE: (
-        "Garmin refuses many users and accepts nobody: look at the consumer key and the clock. "
-        "Nothing more is cleared until Garmin accepts somebody again."
+        "Garmin refuses many users and accepts none. Check the consumer key and the clock. No more "
+        "sessions are cleared until Garmin accepts one. If these sessions really are dead, run the "
+        "command with --believe-refusals ENGINE."
     ),
-    Stopped.UNAVAILABLE: "Garmin does not work or blocks us. Run it again later.",
-    Stopped.SIGNAL: "It was interrupted. The next run goes on where this one stopped.",
+    Stopped.UNAVAILABLE: "Garmin is down, or blocks this site. Run it again later.",
+    Stopped.SIGNAL: "It was interrupted. The next run continues where it stopped.",
+    Stopped.FROZEN: "GARMIN_AUTH_FROZEN is True, so this site does not connect to Garmin.",
 }
-# More threads than this wait for each other's Python rather than for Garmin.
+# More threads than this would wait for Python's lock (the GIL) rather than for Garmin.
 MAX_WORKERS = 256
-# Names on standard error, for a mail that is still read.
+# The unknown ones that have been failing for a long time are named separately.
+FAILING = "failing"
+# Names printed on standard error, to keep the mail readable.
 MAX_NAMES = 20
 
 
 class Command(QuietCommand):
     help = (
-        "Check that the stored Garmin sessions still live, those checked longest ago first. Made "
-        "for cron. Exit codes: 0 nobody needs to act; 1 or 2 bad use or a broken set-up; 3 a "
-        "session has died; 4 the run stopped early, or some sessions could not be judged."
+        "Check whether the stored Garmin sessions still work, least recently checked first. Run it "
+        "from cron. Exit codes: 0 no action needed; 1 or 2 wrong usage or a broken set-up; 3 a "
+        "session has ended; 4 the run stopped early, the state of some sessions is unknown, or all "
+        "that are due are queued or claimed elsewhere."
     )
 
     def add_arguments(self, parser):
@@ -52,56 +60,88 @@ class Command(QuietCommand):
             "--max-age",
             type=duration,
             metavar="AGE",
-            help="skip what was validated since: seconds, or 30m, 12h, 2d",
+            help="skip sessions that worked less than AGE ago: seconds, or 30m, 12h, 2d",
         )
-        parser.add_argument("--user", help="only this user (value of USERNAME_FIELD)")
+        parser.add_argument("--user", help="check only this user (the value of USERNAME_FIELD)")
         parser.add_argument("--limit", type=positive, metavar="N", help="check at most N sessions")
         parser.add_argument(
             "--workers",
             type=workers,
             metavar="N",
-            help="check so many sessions at the same time (1)",
+            help="check up to N sessions at the same time (default: 1)",
         )
         parser.add_argument(
             "--rate",
             type=rate,
             metavar="R",
-            help="begin at most so many checks: 5 or 5/s a second, 90/m a minute (no limit)",
+            help="start at most R checks: 5 or 5/s, 90/m, 600/h (default: GARMIN_AUTH_CHECK_RATE)",
         )
         parser.add_argument(
             "--jitter",
             type=duration,
             metavar="TIME",
-            help="wait up to so long first, so that many sites do not begin on the hour",
+            help="first wait for a random time up to TIME, so that not all sites start at once",
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="say what would be checked, and do nothing"
+            "--dry-run", action="store_true", help="show what would be checked, and do nothing"
         )
         parser.add_argument(
-            "--enqueue", action="store_true", help="hand the checks to Celery, and end"
+            "--enqueue", action="store_true", help="pass the checks to Celery, and exit"
         )
-        parser.add_argument("--format", choices=("text", "json"), default="text")
+        parser.add_argument(
+            "--believe-refusals",
+            metavar="ENGINE",
+            help=(
+                "clear the sessions of this engine that Garmin refuses, even if it refuses so many "
+                "users that no session would be cleared otherwise"
+            ),
+        )
+        parser.add_argument(
+            "--format",
+            choices=("text", "json"),
+            default="text",
+            help="format of the report (default: text)",
+        )
 
     def handle(
-        self, *, max_age, user, limit, workers, rate, jitter, dry_run, enqueue, format, **options
+        self,
+        *,
+        max_age,
+        user,
+        limit,
+        workers,
+        rate,
+        jitter,
+        dry_run,
+        enqueue,
+        believe_refusals,
+        format,
+        **options,
     ):
         self.format = format
         self.verbosity = options["verbosity"]
-        # Of each outcome: how many, and the first names. Results are not kept: they may be many.
+        # The counts and the first names by outcome. There may be too many results to keep them all.
         self.counts, self.unsaid = Counter(), Counter()
         self.names = defaultdict(list)
+        self.ended = []  # The primary keys of all users whose sessions have ended.
         self.warned_of_unreadable_rows = False
-        if enqueue and (workers or rate or dry_run):
+        if enqueue and (workers or rate or dry_run or believe_refusals):
             raise CommandError(
-                "--enqueue leaves the checks to Celery's workers: --workers, --rate and --dry-run "
-                "mean nothing with it. The rate of all workers is GARMIN_AUTH_CHECK_RATE.",
+                "--enqueue cannot be combined with --workers, --rate, --dry-run or "
+                "--believe-refusals, because Celery's workers do the checks. Set their rate with "
+                "GARMIN_AUTH_CHECK_RATE.",
                 returncode=2,
             )
+        if conf.FROZEN:
+            self.stop_frozen(dry_run=dry_run, enqueue=enqueue)
+        if believe_refusals is not None:
+            confirm_refusals(believe_refusals)
         person = user_named(user) if user is not None else None
         self.warn_of_unreadable_rows()
         if dry_run:
             self.say_what_is_due(due_sessions(max_age, person), limit)
             return
+        earlier = states.unreported() if person is None else states.unreported().filter(user=person)
         with interruptions() as interrupted:
             if jitter:
                 wait = random.uniform(0, jitter.total_seconds())  # noqa: S311
@@ -112,6 +152,7 @@ class Command(QuietCommand):
                     self.stderr.write(f"The run stopped early. {STOPPED[Stopped.SIGNAL]}")
                     sys.exit(EXIT_UNSURE)
                 return
+            self.name_earlier(earlier)
             with self.progress(due_sessions(max_age, person), limit) as self.bar:
                 report = check_sessions(
                     max_age=max_age,
@@ -119,16 +160,28 @@ class Command(QuietCommand):
                     limit=limit,
                     workers=workers or 1,
                     rate=rate,
+                    believe_refusals=believe_refusals or "",
                     on_check=self.show,
                     interrupted=interrupted,
                 )
         self.print_report(report)
         self.complain(report)
+        self.note_who_was_named()
         if code := exit_code(report):
             sys.exit(code)
 
+    def stop_frozen(self, *, dry_run, enqueue):
+        """Say that the site is frozen, and exit, before anything is read or asked."""
+        if self.format == "json":
+            report = {"enqueued": 0} if enqueue else Report(stopped=Stopped.FROZEN).as_dict()
+            if dry_run:
+                report |= {"dry_run": True, "due": 0}
+            self.stdout.write(json.dumps(report))
+        self.stderr.write(f"The run stopped early. {STOPPED[Stopped.FROZEN]}")
+        sys.exit(EXIT_UNSURE)
+
     def warn_of_unreadable_rows(self):
-        databases = [GarminAuthenticationState.objects.current().db]
+        databases = [GarminAuthenticationState.objects.using_write_db().db]
         for message in check_stored_sessions(None, databases=databases):
             self.stderr.write(self.style.WARNING(f"{message.msg} {message.hint}"))
             self.warned_of_unreadable_rows = True
@@ -148,8 +201,7 @@ class Command(QuietCommand):
             when = f"last checked {when:%Y-%m-%d %H:%M} UTC" if when else "never checked"
             self.stdout.write(f"would check {state.user.get_username()} ({when})")
         self.stdout.write(
-            f"{due} session{'' if due == 1 else 's'} would be checked. "
-            "Nothing was asked or written."
+            f"{due} session{'' if due == 1 else 's'} would be checked. Nothing was done."
         )
 
     def say_what_was_enqueued(self, number):
@@ -157,30 +209,29 @@ class Command(QuietCommand):
             self.stdout.write(json.dumps({"enqueued": number}))
             return
         self.stdout.write(
-            f"Enqueued the check{'' if number == 1 else 's'} of {number} Garmin "
-            f"session{'' if number == 1 else 's'}; Celery's workers do the rest."
+            f"Enqueued {number} check{'' if number == 1 else 's'} of Garmin sessions for Celery."
         )
 
     def progress(self, rows, limit):
-        """Return tqdm's bar for a terminal, and nothing visible for a file or cron's mail."""
+        """Return tqdm's progress bar, which is invisible unless standard error is a terminal."""
         from tqdm import tqdm
 
-        total = 0
-        if visible := sys.stderr.isatty() and self.format == "text" and self.verbosity:
+        total, self.bar_stream = 0, LastingStream(sys.stderr)
+        if visible := self.bar_stream.isatty() and self.format == "text" and self.verbosity:
             total = rows.count() if limit is None else min(limit, rows.count())
-        # dynamic_ncols: terminals are resized; leave: the report says it all.
+        # dynamic_ncols, because terminals can be resized. No leave, because the report follows.
         return tqdm(
             total=total,
             disable=not visible,
-            file=sys.stderr,
+            file=self.bar_stream,
             unit=" sessions",
             dynamic_ncols=True,
             leave=False,
         )
 
     def say(self, line):
-        """Write a line, above the bar if there is one."""
-        with self.bar.external_write_mode(file=sys.stdout):
+        """Write a line, above the progress bar if it is visible."""
+        with self.bar.external_write_mode(file=self.bar_stream):
             self.stdout.write(line)
 
     def show(self, check: Check):
@@ -190,6 +241,10 @@ class Command(QuietCommand):
         )
         self.bar.update()
         self.remember(check)
+        if check.outcome is Outcome.EXPIRED:
+            self.ended.append(check.user.pk)
+            with bookkeeping("that the end of a session is unreported"):
+                states.mark_unreported([check.user.pk])
         if self.format == "json" or (self.verbosity < 2 and check.outcome is Outcome.ACTIVE):
             return
         style = {
@@ -200,14 +255,43 @@ class Command(QuietCommand):
         self.say(f"{style(f'{check.outcome:<10}')}  {check.user.get_username()}{why}")
 
     def remember(self, check: Check):
-        """Remember whom to name at the end."""
+        """Remember the user, to be named at the end."""
         if check.outcome is Outcome.UNREADABLE and (
             self.warned_of_unreadable_rows or not is_installed(check.engine)
         ):
-            return  # It has been said.
-        self.unsaid[check.outcome] += 1
-        if len(self.names[check.outcome]) < MAX_NAMES:
-            self.names[check.outcome].append(check.user.get_username())
+            return  # It has already been reported.
+        # Not among the unknown ones too.
+        kind = FAILING if check.failing else check.outcome
+        self.unsaid[kind] += 1
+        if len(self.names[kind]) < MAX_NAMES:
+            self.names[kind].append(check.user.get_username())
+
+    def name_earlier(self, rows):
+        """Name the users whom an earlier run should have named, and could not."""
+        users = [row.user for row in rows.order_by("pk").select_related("user")[:MAX_NAMES]]
+        if not users:
+            return
+        names, more = [user.get_username() for user in users], rows.count() - len(users)
+        self.stderr.write(
+            "Garmin ended these users' sessions in another run, which has not named them. They "
+            "have to connect again: " + listed(names, more)
+        )
+        self.stderr.flush()
+        if not self.stderr.broken:
+            with bookkeeping("that the end of a session is reported"):
+                states.mark_reported([user.pk for user in users])
+
+    def note_who_was_named(self):
+        """Leave to the next run whom this one could not name on either stream."""
+        self.stdout.flush()
+        self.stderr.flush()
+        named = self.ended
+        if self.stdout.broken or self.format == "json":
+            # Standard error has the first names only.
+            named = [] if self.stderr.broken else self.ended[:MAX_NAMES]
+        if named:
+            with bookkeeping("that the end of a session is reported"):
+                states.mark_reported(named)
 
     def print_report(self, report: Report):
         if self.format == "json":
@@ -216,7 +300,7 @@ class Command(QuietCommand):
         counts = ", ".join(
             f"{value} {name}"
             for name, value in report.as_dict().items()
-            if name in ("expired", "unknown", "unreadable", "skipped") and value
+            if name in ("expired", "unknown", "unreadable", "failing", "skipped") and value
         )
         self.stdout.write(
             f"Checked {report.checked} Garmin session{'' if report.checked == 1 else 's'} in "
@@ -230,22 +314,77 @@ class Command(QuietCommand):
                 self.stdout.write(f"  {engine}: {', '.join(said)}")
 
     def complain(self, report: Report):
-        """Say on standard error what somebody should know: it is all that cron need mail."""
+        """Write what needs attention to standard error, which cron mails."""
         for outcome, sentence in (
-            (Outcome.EXPIRED, "Garmin has ended these sessions; the users must connect again: "),
-            (Outcome.UNKNOWN, "These sessions could not be judged, and are kept: "),
-            (Outcome.UNREADABLE, "These sessions cannot be opened, and are kept: "),
+            (
+                Outcome.EXPIRED,
+                "Garmin has ended these users' sessions. They have to connect again: ",
+            ),
+            (Outcome.UNKNOWN, "The state of these users' sessions is unknown. They are kept: "),
+            (
+                FAILING,
+                "These users' sessions have been failing for a long time, while others worked. "
+                "They are kept, but the users should connect again: ",
+            ),
+            (Outcome.UNREADABLE, "These users' sessions cannot be opened. They are kept: "),
         ):
             if names := self.names[outcome]:
-                more = self.unsaid[outcome] - len(names)
-                tail = f" and {more} more" if more else ""
-                self.stderr.write(sentence + ", ".join(names) + tail)
+                self.stderr.write(sentence + listed(names, self.unsaid[outcome] - len(names)))
+        outages = {}
+        if report.unknown:
+            with bookkeeping("which engines do not work"):
+                outages = states.outages()
+        for engine, since in outages.items():
+            self.stderr.write(
+                f"No session of the engine {engine} has worked since {since:%Y-%m-%d %H:%M} UTC. "
+                "That is considered an outage, so no user is told. Check whether Garmin is down, "
+                "or blocks this site."
+            )
+        if report.elsewhere:
+            self.stderr.write(
+                "All sessions that are due are queued for Celery or claimed by another run, so "
+                "none was checked. If this lasts, see whether Celery's workers take messages."
+            )
+        if report.cache_failed:
+            self.stderr.write(
+                "The cache could not be used, so no cooldown or throttle was enforced. See the log."
+            )
         if report.stopped:
             self.stderr.write(f"The run stopped early. {STOPPED[report.stopped]}")
 
 
+def listed(names: list[str], more: int) -> str:
+    """Return names as a list, with the number of those that are left out."""
+    return ", ".join(names) + (f" and {more} more" if more else "")
+
+
+def confirm_refusals(engine: str) -> None:
+    """On a terminal, ask for confirmation to clear this engine's refused sessions.
+
+    Raises:
+        CommandError: there is no such engine, or the answer is not the number asked for.
+    """
+    if engine not in known_engines():
+        known = ", ".join(sorted(known_engines()))
+        raise CommandError(
+            f"--believe-refusals: unknown engine {engine!r}. Choose one of {known}.", returncode=2
+        )
+    if sys.stdin is None or not sys.stdin.isatty():
+        return
+    refused = GarminAuthenticationState.objects.refused_users().get(engine, 0)
+    confirm(
+        f"Garmin has refused {refused} users of the engine {engine} since it last accepted one. "
+        "Each session that it refuses now will be cleared, and its user has to connect again.",
+        refused,
+    )
+
+
 def enqueued(max_age, user, limit, interrupted) -> int:
-    """Hand the checks to Celery, and return how many. Raises CommandError."""
+    """Pass the checks to Celery, and return their number.
+
+    Raises:
+        CommandError: Celery is not installed, or its broker cannot be reached.
+    """
     try:
         from kombu.exceptions import OperationalError
 
@@ -254,30 +393,30 @@ def enqueued(max_age, user, limit, interrupted) -> int:
         if (exc.name or "").partition(".")[0] not in ("celery", "kombu"):
             raise
         raise CommandError(
-            'Celery is not installed: pip install "django-garmin-auth[celery]"'
+            'Celery is not installed: python -m pip install "django-garmin-auth[celery]"'
         ) from exc
     try:
         return enqueue_due_sessions(max_age, user=user, limit=limit, interrupted=interrupted)
     except (OperationalError, OSError) as exc:
         raise CommandError(
-            f"Celery's broker cannot be reached: {exc}. Does the site's Celery app name it in "
-            "broker_url, and is the app imported when Django starts?"
+            f"Celery's broker cannot be reached: {exc}. Make sure that the site's Celery app sets "
+            "broker_url, and that the app is imported when Django starts."
         ) from exc
 
 
 def exit_code(report: Report) -> int:
-    """Return the command's exit code: 4 beats 3, and unreadable rows alone change nothing."""
-    if report.stopped or report.unknown:
+    """Return the exit code: 4 takes precedence over 3, and unreadable rows alone mean 0."""
+    if report.stopped or report.unknown or report.elsewhere:
         return EXIT_UNSURE
     return EXIT_EXPIRED if report.expired else 0
 
 
 def duration(text: str) -> timedelta:
-    """Read ``--max-age`` and ``--jitter``: seconds, or a number with s, m, h or d."""
+    """Parse ``--max-age`` and ``--jitter``: seconds, or a number with s, m, h or d."""
     match = re.fullmatch(r"(\d{1,9})([smhd]?)", text.strip(), re.ASCII)
     if not match:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no time: write seconds, or a number with s, m, h or d, such as 12h"
+            f"{text!r} is not a time: write seconds, or a number with s, m, h or d, such as 12h"
         )
     seconds = int(match[1]) * UNITS[match[2]]
     if seconds > LONGEST:
@@ -286,18 +425,18 @@ def duration(text: str) -> timedelta:
 
 
 def workers(text: str) -> int:
-    """Read ``--workers``."""
+    """Parse ``--workers``."""
     number = positive(text)
     if number > MAX_WORKERS:
-        raise argparse.ArgumentTypeError(f"{text} threads are too many: {MAX_WORKERS} at the most")
+        raise argparse.ArgumentTypeError(f"{text} is too many: at most {MAX_WORKERS} are allowed")
     return number
 
 
 def rate(text: str) -> float:
-    """Read ``--rate``: checks a second, or with /s, /m or /h."""
+    """Parse ``--rate``: checks a second, or a number with /s, /m or /h."""
     match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)(?:/([smh]))?", text.strip(), re.ASCII)
     if not match or not float(match[1]):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no rate: write checks a second, such as 5 or 0.5, or 5/s, 90/m, 600/h"
+            f"{text!r} is not a rate: write checks a second, such as 5 or 0.5, or 5/s, 90/m, 600/h"
         )
     return float(match[1]) / UNITS[match[2] or ""]

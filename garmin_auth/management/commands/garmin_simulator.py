@@ -1,53 +1,83 @@
-"""Run the Garmin simulator on its own, to click through a site without Garmin."""
+"""Run the Garmin simulator on its own, so that you can try a site without Garmin."""
 
 import errno
 import json
 import os
 import shlex
 import signal
+import socket
 import threading
 from pathlib import Path
 
 from django.core.management.base import BaseCommand, CommandError
 
-POLL = 0.5  # seconds between two looks at the parent
+POLL = 0.5  # How often to look for the parent process, in seconds.
 
 
 class Command(BaseCommand):
-    help = "Run a simulated Garmin Connect on this machine until interrupted."
+    help = "Run a simulated Garmin Connect on this machine until you interrupt it."
     requires_system_checks = ()
 
     def add_arguments(self, parser):
         parser.add_argument(
-            "--port", type=int, default=0, help="Where to listen on 127.0.0.1 (default: any free)."
+            "--port",
+            type=int,
+            default=0,
+            help="port to listen on (default: any free one)",
+        )
+        parser.add_argument(
+            "--host",
+            default="127.0.0.1",
+            help=(
+                "address to listen on (default: 127.0.0.1); 0.0.0.0 lets other machines and "
+                "containers use the simulator, and control it"
+            ),
+        )
+        parser.add_argument(
+            "--ca-file",
+            type=Path,
+            metavar="PATH",
+            help=(
+                "write the CA certificate to this file, readable by everyone (default: a temporary "
+                "file of your own)"
+            ),
         )
         parser.add_argument(
             "--account",
             action="append",
             default=[],
             metavar="EMAIL:PASSWORD",
-            help="Open an account; can be repeated.",
+            help="add an account; can be repeated",
         )
         parser.add_argument(
             "--mfa-account",
             action="append",
             default=[],
             metavar="EMAIL:PASSWORD",
-            help="Open an account that asks for a code; can be repeated.",
+            help="add an account that asks for a code; can be repeated",
+        )
+        parser.add_argument(
+            "--keys",
+            action="store_true",
+            help="make a key for the Personal API for each account, and print it",
         )
         parser.add_argument(
             "--ready-file",
             type=Path,
             metavar="PATH",
-            help="Write where the simulator is to this file, as JSON, once it listens.",
+            help="write the simulator's addresses to this file, as JSON, once it is listening",
         )
         parser.add_argument(
-            "--latency", type=float, default=0.0, metavar="S", help="Seconds before each answer."
+            "--latency",
+            type=float,
+            default=0.0,
+            metavar="S",
+            help="seconds to wait before each answer",
         )
         parser.add_argument(
             "--exit-with-parent",
             action="store_true",
-            help="End when the process that started this one does.",
+            help="exit when the parent process does",
         )
 
     def handle(self, **options):
@@ -56,14 +86,17 @@ class Command(BaseCommand):
         except ImportError as error:
             raise CommandError(str(error)) from None
         if not 0 <= options["port"] <= 65535:
-            raise CommandError(f"--port is a number from 0 to 65535, not {options['port']}.")
+            raise CommandError(f"--port must be a number from 0 to 65535, not {options['port']}.")
         if options["latency"] < 0:
-            raise CommandError("--latency cannot be negative.")
+            raise CommandError("--latency must not be negative.")
         accounts = [(*_account(text), False) for text in options["account"]]
         accounts += [(*_account(text), True) for text in options["mfa_account"]]
 
         parent = os.getppid()
-        garmin = GarminSimulator(options["port"], code_sent=self.print_code)
+        host = options["host"]
+        garmin = GarminSimulator(
+            options["port"], host=host, ca_file=options["ca_file"], code_sent=self.print_code
+        )
         garmin.set_latency(options["latency"])
         for email, password, mfa in accounts:
             try:
@@ -74,9 +107,15 @@ class Command(BaseCommand):
             try:
                 garmin.start()
             except OSError as error:
-                raise CommandError(_why_not(error, options["port"])) from None
+                raise CommandError(_why_not(error, host, options["port"])) from None
             try:
                 self.announce(garmin, accounts)
+                if options["keys"]:
+                    self.print_keys(garmin, accounts)
+                if host == "0.0.0.0":  # noqa: S104
+                    name = f"http://{socket.gethostname()}:{garmin.port}"
+                    self.stdout.write(f"From other machines: {name}")
+                    self.stdout.flush()
                 _write_ready_file(options["ready_file"], garmin)
                 while not ended.wait(POLL):
                     if options["exit_with_parent"] and os.getppid() != parent:
@@ -90,14 +129,19 @@ class Command(BaseCommand):
         self.stdout.write(f"Garmin simulator: proxy   {garmin.proxy_url}")
         self.stdout.write(f"                  CA file {garmin.ca_bundle}")
         self.stdout.write(f"                  control {garmin.control_url}")
-        self.stdout.write("In the site's settings:")
+        self.stdout.write("Add to the site's settings:")
         for name, value in garmin.settings.items():
             self.stdout.write(f"    {name} = {json.dumps(value)}")
-        self.stdout.write("For garminconnect on its own, in its environment:")
+        self.stdout.write("To use garminconnect without Django, set in its environment:")
         for name, value in garmin.library_environment.items():
             self.stdout.write(f"    export {name}={shlex.quote(value)}")
         for email, password, mfa in accounts:
             self.stdout.write(f"Account: {email} {password}{' (asks for a code)' if mfa else ''}")
+        self.stdout.flush()
+
+    def print_keys(self, garmin, accounts):
+        for email, _, _ in accounts:
+            self.stdout.write(f"Key of {email}: {garmin.add_key(email)}")
         self.stdout.flush()
 
     def print_code(self, email, code):
@@ -106,12 +150,12 @@ class Command(BaseCommand):
 
 
 class _signals:
-    """An event that SIGINT and SIGTERM set, for the length of a with block."""
+    """An event that SIGINT and SIGTERM set inside a with block."""
 
     def __enter__(self):
         ended = threading.Event()
         self.previous = {}
-        # Only the main thread may handle signals; call_command() may run in another.
+        # Only the main thread can handle signals, but call_command() may run in another.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.previous[number] = signal.signal(number, lambda *_: ended.set())
@@ -125,14 +169,16 @@ class _signals:
 def _account(text):
     email, _, password = text.partition(":")
     if "@" not in email or not password:
-        raise CommandError(f"An account is EMAIL:PASSWORD, not {text!r}.")
+        raise CommandError(f"An account must be EMAIL:PASSWORD, not {text!r}.")
     return email, password
 
 
-def _why_not(error, port):
+def _why_not(error, host, port):
+    if error.filename:
+        return f"Cannot write {error.filename}: {error.strerror}."
     if error.errno == errno.EADDRINUSE:
-        return f"Port {port} of 127.0.0.1 is in use: choose another, or none for any free one."
-    return f"Cannot listen on port {port} of 127.0.0.1: {error.strerror}."
+        return f"Port {port} of {host} is in use. Choose another, or leave out --port."
+    return f"Cannot listen on port {port} of {host}: {error.strerror}."
 
 
 def _write_ready_file(path, garmin):
@@ -143,7 +189,7 @@ def _write_ready_file(path, garmin):
         "ca_bundle": garmin.ca_bundle,
         "control_url": garmin.control_url,
     }
-    # In one step, so that whoever waits for the file never reads half of it.
+    # The file appears in one step, so that no process reads half of it.
     part = path.with_name(path.name + ".part")
     try:
         part.write_text(json.dumps(where))

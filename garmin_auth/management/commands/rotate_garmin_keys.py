@@ -3,8 +3,8 @@ import sys
 
 from django.conf import settings
 
-from garmin_auth.keys import UNREADABLE_HINT
 from garmin_auth.rotation import BATCH, Report, rotate_keys
+from garmin_auth.storage.keys import UNREADABLE_HINT
 
 from ._running import QuietCommand, interruptions, positive
 
@@ -14,10 +14,10 @@ EXIT_UNFINISHED = 4
 
 class Command(QuietCommand):
     help = (
-        "Encrypt all that is stored with the first key of FERNET_KEYS, while the site is in use. "
-        "Exit codes: 0 everything is under the first key; 1 or 2 bad use or a broken set-up; 3 "
-        "some rows hold what no key opens; 4 some rows are still under a former key, or the run "
-        "was interrupted: run it again."
+        "Re-encrypt everything stored with the first key of FERNET_KEYS, while the site runs. "
+        "Exit codes: 0 everything is encrypted with the first key; 1 or 2 wrong usage or a broken "
+        "set-up; 3 some rows hold a value that no key decrypts; 4 some rows still use another key, "
+        "or the run was interrupted: run it again."
     )
 
     def add_arguments(self, parser):
@@ -26,12 +26,17 @@ class Command(QuietCommand):
             type=positive,
             default=BATCH,
             metavar="N",
-            help=f"rows in memory at a time ({BATCH})",
+            help=f"rows held in memory at a time (default: {BATCH})",
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="count the rows under each key, write nothing"
+            "--dry-run", action="store_true", help="count the rows for each key, and write nothing"
         )
-        parser.add_argument("--format", choices=("text", "json"), default="text")
+        parser.add_argument(
+            "--format",
+            choices=("text", "json"),
+            default="text",
+            help="format of the report (default: text)",
+        )
 
     def handle(self, *, batch_size, dry_run, format, **options):
         self.line = ""
@@ -71,7 +76,7 @@ class Command(QuietCommand):
         for position, count in enumerate(report.by_key):
             self.stdout.write(f"{name_of(position)}: {rows(count)}")
         self.stdout.write(f"no key: {rows(report.unreadable)}")
-        self.stdout.write(f"{rows(report.rows)} looked at. Nothing was written.")
+        self.stdout.write(f"Looked at {rows(report.rows)}. Nothing was written.")
 
     def print_report(self, report: Report):
         self.stdout.write(
@@ -81,33 +86,34 @@ class Command(QuietCommand):
         )
 
     def complain(self, report: Report, dry_run):
-        """Say on standard error what somebody should know."""
+        """Write what needs attention to standard error."""
         if report.unreadable:
             pks = ", ".join(map(str, report.unreadable_pks))
             more = report.unreadable - len(report.unreadable_pks)
             self.stderr.write(
-                "No key in FERNET_KEYS opens what these rows of "
-                f"GarminAuthenticationState hold, and it is kept (primary keys): {pks}"
+                "These rows of GarminAuthenticationState hold a value that no key in FERNET_KEYS "
+                f"decrypts. They are kept (primary keys): {pks}"
                 f"{f' and {more} more' if more else ''}. {UNREADABLE_HINT}"
             )
         if report.stopped:
-            self.stderr.write("It was interrupted. The next run goes on where this one stopped.")
+            self.stderr.write("It was interrupted. The next run continues where this one stopped.")
         elif report.left and not dry_run:
             self.stderr.write(
-                f"{rows(report.left)} still under a former key: in use throughout, or written by "
-                "a process that does not have the new key first. Run it again."
+                f"Another key is still needed for {rows(report.left)}. They were in use all the "
+                "time, or a process that does not have the new key first has written them. Run the "
+                "command again."
             )
 
 
 def exit_code(report: Report) -> int:
-    """Return the command's exit code: 4 beats 3, for what is left to do may be done."""
+    """Return the exit code: 4 takes precedence over 3, because another run can help."""
     if report.stopped or report.left:
         return EXIT_UNFINISHED
     return EXIT_UNREADABLE if report.unreadable else 0
 
 
 def name_of(position: int) -> str:
-    """Return how a key is called without showing it."""
+    """Return a name for the key at this position, without showing the key itself."""
     without = getattr(settings, "FERNET_KEYS", None) is None
     return "SECRET_KEY" if without else f"FERNET_KEYS[{position}]"
 

@@ -1,0 +1,99 @@
+"""Choose the sessions that a run checks next, and share them between simultaneous runs."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from django.db.models import F, Q
+from django.utils import timezone
+
+from ..models import GarminAuthenticationState
+from ..storage.querysets import StateQuerySet
+
+STAMP = "%Y%m%dT%H%M%S.%f%z"
+
+
+def due_sessions(max_age: timedelta | None = None, user: Any = None) -> StateQuerySet:
+    """Return the rows whose sessions are due for a check, least recently checked first.
+
+    Args:
+        max_age: skip sessions that were validated less than this long ago, except those that the
+            check would prolong; None skips none.
+        user: return only this user's row.
+    """
+    rows = GarminAuthenticationState.objects.using_write_db().with_session()
+    if user is not None:
+        rows = rows.filter(user_id=user.pk)
+    if max_age is not None:
+        cutoff = timezone.now() - max_age
+        is_old = Q(last_validated__isnull=True) | Q(last_validated__lt=cutoff)
+        rows = rows.filter(is_old | Q(session_renew_at__lte=timezone.now()))
+    return rows.order_by(F("last_checked_at").asc(nulls_first=True), "pk").select_related("user")
+
+
+class CheckRun:
+    """The sessions that one run checks. It claims a few of them at a time.
+
+    A run that starts while others are in progress joins them: it skips what they have checked since
+    the first of them started, and what they have claimed.
+
+    Args:
+        due: the rows to choose from.
+        batch: how many rows to claim at a time.
+        seconds: how long other runs leave a batch alone if this process dies.
+        limit: how many rows to claim at most; None for all.
+    """
+
+    def __init__(
+        self, due: StateQuerySet, *, batch: int, seconds: float, limit: int | None = None
+    ) -> None:
+        self._due, self._batch, self._seconds, self._limit = due, batch, seconds, limit
+        self._left_out: set[str] = set()
+        self._states = GarminAuthenticationState.objects
+        began = timezone.now()
+        self.name = f"{began:{STAMP}} {uuid4().hex}"
+        oldest = self._states.oldest_run().partition(" ")[0]
+        self.began = min(began, datetime.strptime(oldest, STAMP)) if oldest else began
+
+    def __iter__(self) -> Iterator[GarminAuthenticationState]:
+        for batch in self.batches():
+            for state in batch:
+                if state.engine not in self._left_out:
+                    yield state
+                elif self._limit is not None:
+                    self._limit += 1
+
+    def batches(self) -> Iterator[list[GarminAuthenticationState]]:
+        """Claim one batch after another, and yield each."""
+        # Two simple index scans instead of one, because databases disagree on where NULL sorts.
+        never = self._due.filter(last_checked_at__isnull=True).order_by("pk")
+        before = self._due.filter(last_checked_at__lt=self.began).order_by("last_checked_at", "pk")
+        for rows in (never, before):
+            while self._limit is None or self._limit > 0:
+                number = self._batch if self._limit is None else min(self._batch, self._limit)
+                wanted = rows.exclude(engine__in=self._left_out) if self._left_out else rows
+                claimed = wanted.claim_checks(self.name, number, self._seconds)
+                if not claimed:
+                    break
+                if self._limit is not None:
+                    self._limit -= len(claimed)
+                yield claimed
+
+    def leave_out(self, engines: Iterable[str]) -> None:
+        """Claim no more sessions of these engines, and yield none that are already claimed."""
+        self._left_out = set(engines)
+
+    def keep(self, batch: list[GarminAuthenticationState], seconds: float) -> None:
+        """Renew the claims of a batch.
+
+        Args:
+            batch: the claimed rows.
+            seconds: how long the claims last from now.
+        """
+        self._states.keep_checks(self.name, [state.pk for state in batch], seconds)
+
+    def release(self, batch: list[GarminAuthenticationState] | None = None) -> None:
+        """Release the claimed rows that have not been checked: those of a batch, or all."""
+        pks = None if batch is None else [state.pk for state in batch]
+        self._states.release_checks(self.name, pks)

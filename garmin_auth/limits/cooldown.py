@@ -1,0 +1,113 @@
+"""Stop asking Garmin, in every process, after it has answered 429.
+
+A rate limit on a refresh or an API call starts a cooldown for the whole site; or, if the session's
+engine says so, for the sessions with the same credential. A rate limit on a login starts one for
+that Garmin account's logins only. Cooldowns are kept in the cache that ``GARMIN_AUTH_CACHE`` names.
+A site's tenants share them: to Garmin they are one address.
+"""
+
+import time
+
+from django.utils.crypto import salted_hmac
+
+from ..engines.base import Engine
+from ..engines.secret import Secret
+from ..exceptions import GarminAuthError, RateLimited
+from .shared_cache import cache_key, shared_cache
+
+# Seconds. If Garmin does not say how long to wait, the first cooldown lasts FIRST, and each further
+# one twice as long as the previous one, up to LONGEST.
+FIRST = 60
+LONGEST = 3600
+SITE = "site"
+# How the scope of a credential begins.
+CREDENTIAL = "credential-"
+
+
+def account_scope(email: str) -> str:
+    """Return the scope of one Garmin account's logins: an HMAC, never the address itself."""
+    return salted_hmac(
+        "garmin_auth.limits.cooldown", email.strip().lower(), algorithm="sha256"
+    ).hexdigest()
+
+
+def credential_scope(credential: Secret) -> str:
+    """Return the scope of all requests with a user's own credential: an HMAC of it."""
+    return CREDENTIAL + account_scope(credential.reveal())
+
+
+def session_scope(engine: Engine, session_data: str) -> str:
+    """Return the scope of a session's refreshes and API calls.
+
+    Args:
+        engine: the session's engine, which knows to what Garmin's rate limits apply.
+        session_data: the session.
+    """
+    credential = engine.rate_limited_by(session_data)
+    return SITE if credential is None else credential_scope(credential)
+
+
+def seconds_left(scope: str) -> int:
+    """Return how many seconds are left of the cooldown, 0 if there is none."""
+    until, _ = shared_cache.get(_key(scope), (0, 0))
+    return max(0, -int(-(until - time.time()) // 1))
+
+
+def require_none(scope: str) -> None:
+    """Raise if a cooldown is in force.
+
+    Args:
+        scope: what one of the functions above returned.
+
+    Raises:
+        RateLimited: with the seconds left in ``retry_after``.
+    """
+    if left := seconds_left(scope):
+        raise RateLimited(left, "Garmin is rate limiting us; it is not asked during the cooldown.")
+
+
+def update(scope: str, error: GarminAuthError | None) -> None:
+    """Start a cooldown after a rate limit, end it after a success; ignore any other error.
+
+    Args:
+        scope: what one of the functions above returned.
+        error: what the call raised; None if it succeeded.
+    """
+    if error is None:
+        end(scope)
+    elif isinstance(error, RateLimited):
+        start(scope, error.retry_after)
+
+
+def start(scope: str, retry_after: int | None) -> None:
+    """Start a cooldown of the length that Garmin asked for.
+
+    If it named no time, the cooldown is twice as long as the previous one, and a cooldown of logins
+    is the longest.
+
+    Args:
+        scope: what one of the functions above returned.
+        retry_after: the seconds that Garmin asked for; None if it named no time.
+    """
+    now = time.time()
+    until, length = shared_cache.get(_key(scope), (0, 0))
+    if until > now and retry_after is None:
+        return  # Calls already in progress when the cooldown started do not extend it.
+    first = FIRST if scope == SITE or scope.startswith(CREDENTIAL) else LONGEST
+    length = retry_after or min(LONGEST, 2 * length or first)
+    # Kept for a while after the cooldown ends, so that the next one can be longer.
+    shared_cache.set(_key(scope), (max(until, now + length), length), length + 2 * LONGEST)
+
+
+def end(scope: str) -> None:
+    """Forget a cooldown that is over, and its length, because Garmin answers again.
+
+    A cooldown still in force stays: the successful call was in progress when it started.
+    """
+    stored = shared_cache.get(_key(scope))
+    if stored is not None and stored[0] <= time.time():
+        shared_cache.delete(_key(scope))
+
+
+def _key(scope: str) -> str:
+    return cache_key("cooldown", scope)

@@ -1,0 +1,82 @@
+"""Read one user's stored session from the table."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ..exceptions import NotConnected
+from ..models import GarminAuthenticationState
+from .fields import Ciphertext
+from .lifetimes import Lifetime
+
+
+@dataclass(frozen=True)
+class SessionRow:
+    """A row that holds a session.
+
+    Args:
+        pk: the row's primary key.
+        engine: name of the engine that wrote the session.
+        session_data: the session, decrypted.
+        version: the version that compare-and-set compares.
+        account_name: the Garmin user name, encrypted, None if not known.
+        connected_at: when the session started, which tells it from that of a later login.
+        life: when it ends at the latest, and the times that follow from that.
+        failing_since: since when its uses have said nothing certain, None if it works.
+        failing_told_at: when its user was told of that, None if not.
+    """
+
+    pk: Any
+    engine: str
+    session_data: str = field(repr=False)
+    version: int
+    account_name: Ciphertext | None
+    connected_at: datetime | None
+    life: Lifetime
+    failing_since: datetime | None
+    failing_told_at: datetime | None
+
+
+def read_session(user: Any) -> SessionRow:
+    """Read the user's session with one SELECT.
+
+    Args:
+        user: an ``AUTH_USER_MODEL`` instance.
+
+    Raises:
+        NotConnected: the user has no session.
+        SessionUnreadable: the session cannot be decrypted.
+    """
+    row = (
+        GarminAuthenticationState.objects.using_write_db()
+        .filter(user_id=user.pk)
+        .with_session()
+        .values_list(
+            "pk",
+            "engine",
+            "session_data",
+            "session_version",
+            "account_name",
+            "connected_at",
+            "failing_since",
+            "failing_told_at",
+            "session_ends_at",
+            "session_renew_at",
+            "session_ends_soon_at",
+        )
+        .first()
+    )
+    if row is None:
+        raise NotConnected("The user has no stored session.")
+    pk, engine, session_data, version, account_name, connected_at, since, told_at, *times = row
+    return SessionRow(
+        pk,
+        engine,
+        session_data.decrypt(),
+        version,
+        account_name,
+        connected_at,
+        Lifetime(*times),
+        since,
+        told_at,
+    )

@@ -1,0 +1,111 @@
+"""The cache is a help, not a condition."""
+
+import io
+import logging
+
+import pytest
+from django.core.cache import caches
+from django.core.management import call_command
+
+from garmin_auth.health import check_sessions
+from garmin_auth.limits.shared_cache import shared_cache
+from garmin_auth.login import Connected, MFARequired, start_login, submit_mfa
+from garmin_auth.sessions import garmin_client
+from tests.conftest import EMAIL, PASSWORD, state_of
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_database]
+PROFILE = "/userprofile-service/socialProfile"
+
+
+@pytest.fixture(params=["redis that is down", "a table that is not there"])
+def no_cache(request, settings, monkeypatch):
+    """A cache that cannot be reached."""
+    settings.CACHES = {
+        "default": {
+            "redis that is down": {
+                "BACKEND": "django.core.cache.backends.redis.RedisCache",
+                "LOCATION": "redis://:a-password@127.0.0.1:1/0",
+            },
+            "a table that is not there": {
+                "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+                "LOCATION": "no_such_table",
+            },
+        }[request.param]
+    }
+    monkeypatch.setattr(shared_cache, "_logged_at", float("-inf"))
+
+
+def test_a_login_needs_no_cache(no_cache, user, account):
+    assert start_login(user, EMAIL, PASSWORD) == Connected()
+
+
+def test_a_code_needs_no_cache(no_cache, user, mfa_account, garmin):
+    assert isinstance(start_login(user, EMAIL, PASSWORD), MFARequired)
+
+    assert submit_mfa(user, garmin.mfa_code(EMAIL)) == Connected()
+
+
+def test_the_login_page_needs_no_cache(no_cache, user, client):
+    client.force_login(user)
+
+    assert client.get("/garmin/login/").status_code == 200
+
+
+def test_a_call_and_its_refresh_need_no_cache(no_cache, user, connect, garmin):
+    connect(user, access_expired=True)
+
+    with garmin_client(user) as client:
+        assert client.connectapi(PROFILE)["userName"] == EMAIL
+
+    assert state_of(user).last_validated is not None
+
+
+def test_a_call_that_garmin_has_answered_is_not_lost_when_the_cache_goes(user, connect, settings):
+    connect(user)
+
+    with garmin_client(user) as client:
+        client.connectapi(PROFILE)
+        caches["default"].clear()
+        settings.CACHES = {
+            "default": {
+                "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+                "LOCATION": "no_such_table",
+            }
+        }
+
+        assert client.connectapi(PROFILE)["userName"] == EMAIL
+
+
+def test_a_run_of_checks_needs_no_cache_and_says_so(no_cache, people):
+    people(3)
+
+    report = check_sessions()
+
+    assert (report.active, report.cache_failed) == (3, True)
+
+
+def test_the_command_says_that_the_cache_is_away(no_cache, user, connect):
+    connect(user)
+    errors = io.StringIO()
+
+    call_command("check_garmin_sessions", stdout=io.StringIO(), stderr=errors)
+
+    assert "The cache could not be used" in errors.getvalue()
+
+
+def test_a_run_with_a_cache_says_nothing_of_it(user, connect):
+    connect(user)
+
+    assert not check_sessions().cache_failed
+
+
+def test_it_is_logged_once_and_without_the_caches_password(no_cache, user, connect, caplog):
+    connect(user)
+    caplog.set_level(logging.WARNING, "garmin_auth")
+
+    for _ in range(3):
+        with garmin_client(user) as client:
+            client.connectapi(PROFILE)
+
+    (record,) = [record for record in caplog.records if "cache" in record.getMessage()]
+    assert "a-password" not in record.getMessage()

@@ -1,0 +1,1 @@
+"""A site as cookiecutter-django makes one: ASGI, ATOMIC_REQUESTS, WhiteNoise, users by e-mail."""

@@ -1,0 +1,269 @@
+"""Every transition is one compare-and-set UPDATE."""
+
+import time
+from datetime import timedelta
+
+import pytest
+from django.db import connection, connections
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
+from tests.conftest import raw_row, state_of
+from tests.rows import store
+
+pytestmark = [pytest.mark.django_db, pytest.mark.every_database]
+states = GarminAuthenticationState.objects
+
+
+def test_a_new_session_is_active(user):
+    store(user)
+
+    state = state_of(user)
+    assert state.status == Status.ACTIVE
+    assert state.session_data.decrypt() == "session"
+    assert state.account_name.decrypt() == "ana@example.com"
+    assert state.connected_at is not None
+    assert state.ended_reason == ""
+
+
+def test_a_pending_login_leaves_the_session_stored(user):
+    store(user)
+    states.begin_challenge(user.pk, "{}")
+
+    assert list(states.with_session()) == [state_of(user)]
+    assert state_of(user).session_data.decrypt() == "session"
+
+
+def test_each_write_of_the_session_raises_its_version(user):
+    store(user)
+    first = state_of(user)
+
+    assert states.replace_session(first.pk, first.session_version, "new")
+    assert state_of(user).session_version == first.session_version + 1
+    assert state_of(user).session_data.decrypt() == "new"
+
+
+def test_a_late_writer_does_not_overwrite(user):
+    store(user)
+    stale = state_of(user).session_version
+    states.replace_session(state_of(user).pk, stale, "newer")
+
+    assert not states.replace_session(state_of(user).pk, stale, "late")
+    assert state_of(user).session_data.decrypt() == "newer"
+
+
+def test_a_late_writer_does_not_resurrect_a_session(user):
+    store(user)
+    stale = state_of(user).session_version
+    states.disconnect(user.pk, EndedReason.USER)
+
+    assert not states.replace_session(state_of(user).pk, stale, "late")
+    assert not states.replace_session(state_of(user).pk, stale + 1, "late")
+    assert state_of(user).session_data is None
+
+
+def test_only_the_session_that_was_refused_expires(user):
+    store(user)
+    stale = state_of(user).session_version
+    store(user, session_data="newer")
+
+    assert not states.end_session(state_of(user).pk, stale, "expired")
+    assert state_of(user).session_data.decrypt() == "newer"
+
+
+def test_validation_is_noted_with_one_update_that_touches_no_session(
+    user, django_assert_num_queries
+):
+    store(user)
+    state = state_of(user)
+    before = raw_row(user)["session_data"]
+
+    with django_assert_num_queries(1) as queries:
+        assert states.mark_validated(state.pk, state.connected_at)
+
+    assert "session_data" not in queries[0]["sql"].split("WHERE")[0]
+    assert raw_row(user)["session_data"] == before
+    assert state_of(user).last_validated is not None
+
+
+def test_validation_of_an_earlier_session_is_not_noted(user):
+    store(user)
+    earlier = state_of(user)
+    store(user, session_data="newer")
+
+    assert not states.mark_validated(earlier.pk, earlier.connected_at)
+    assert state_of(user).last_validated is None
+
+
+def test_attempts_are_counted_up_to_the_limit(user):
+    started_at = states.begin_challenge(user.pk, "{}")
+    pk = state_of(user).pk
+
+    assert [states.count_attempt(pk, started_at, 2) for _ in range(3)] == [True, True, False]
+
+
+def test_an_attempt_is_not_counted_for_a_later_login(user):
+    earlier = states.begin_challenge(user.pk, "{}")
+    states.begin_challenge(user.pk, "{}")
+
+    assert not states.count_attempt(state_of(user).pk, earlier, 5)
+    assert state_of(user).mfa_attempts == 0
+
+
+def test_a_new_challenge_starts_counting_anew(user):
+    started_at = states.begin_challenge(user.pk, "{}")
+    states.count_attempt(state_of(user).pk, started_at, 5)
+
+    states.begin_challenge(user.pk, "{}")
+
+    assert state_of(user).mfa_attempts == 0
+
+
+def test_a_cancelled_login_stores_no_session(user):
+    started_at = states.begin_challenge(user.pk, "{}")
+    states.end_challenge(user.pk)
+
+    assert not store(user, challenge_from=started_at)
+    assert state_of(user).status == Status.DISCONNECTED
+
+
+def test_a_session_ends_the_login_that_brought_it(user):
+    started_at = states.begin_challenge(user.pk, "{}")
+
+    assert store(user, challenge_from=started_at)
+    assert state_of(user).status == Status.ACTIVE
+    assert state_of(user).mfa_started_at is None
+
+
+def test_a_new_session_is_not_yet_checked(user):
+    store(user)
+    states.update(last_checked_at=timezone.now())
+
+    store(user)
+
+    assert state_of(user).last_checked_at is None
+
+
+def test_disconnecting_twice_says_so(user):
+    store(user)
+
+    assert states.disconnect(user.pk, EndedReason.USER)
+    assert not states.disconnect(user.pk, EndedReason.STAFF)
+    assert state_of(user).ended_reason == EndedReason.USER
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="SQLite's planner")
+def test_who_was_refused_is_looked_up_in_an_index(user):
+    with CaptureQueriesContext(connection) as queries:
+        states.refused_users()
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN QUERY PLAN {queries[0]['sql']}")
+        plan = " ".join(row[3] for row in cursor.fetchall())
+
+    assert "refused_at" in plan
+    assert "SCAN" not in plan
+
+
+def test_a_lease_is_taken_by_one_only(user, connect):
+    state = connect(user)
+
+    assert states.take_lease(state.pk, state.session_version, "one", 20)
+    assert not states.take_lease(state.pk, state.session_version, "another", 20)
+    assert states.get_lease_owner(state.pk) == "one"
+
+
+def test_a_lease_that_is_over_can_be_taken(user, connect):
+    state = connect(user)
+    states.take_lease(state.pk, state.session_version, "one", 0.01)
+    time.sleep(0.1)
+
+    assert states.take_lease(state.pk, state.session_version, "another", 20)
+
+
+def test_a_lease_is_of_one_version_only(user, connect):
+    state = connect(user)
+
+    assert not states.take_lease(state.pk, state.session_version + 1, "one", 20)
+
+
+def test_only_the_owner_gives_a_lease_back(user, connect):
+    state = connect(user)
+    states.take_lease(state.pk, state.session_version, "one", 20)
+
+    assert not states.release_lease(state.pk, "another")
+    assert states.release_lease(state.pk, "one")
+    assert states.get_lease_owner(state.pk) == ""
+
+
+# A database whose times are in a zone of its own
+
+
+@pytest.fixture(params=["Europe/Berlin", "America/New_York"])
+def zone(request, db, monkeypatch):
+    """Django stores times in a zone that is hours ahead of UTC, or behind it."""
+    if not connection.features.supports_timezones:
+        monkeypatch.setitem(connection.settings_dict, "TIME_ZONE", request.param)
+        forget_zone()
+    yield request.param
+    monkeypatch.undo()
+    forget_zone()
+
+
+def forget_zone():
+    for name in ("timezone", "timezone_name"):
+        connections[connection.alias].__dict__.pop(name, None)
+
+
+def is_in(seconds, moment):
+    return abs(moment - timezone.now() - timedelta(seconds=seconds)) < timedelta(seconds=30)
+
+
+def test_a_lease_in_another_zone_lasts_as_long(user, connect, zone):
+    state = connect(user)
+
+    assert states.take_lease(state.pk, state.session_version, "one", 60)
+    assert is_in(60, state_of(user).lease_expires_at)
+    assert not states.take_lease(state.pk, state.session_version, "another", 60)
+
+
+@pytest.mark.parametrize(("seconds", "is_free"), [(-60, True), (60, False)])
+def test_a_lease_that_django_wrote_in_another_zone_is_compared(
+    user, connect, zone, seconds, is_free
+):
+    state = connect(user)
+    expires_at = timezone.now() + timedelta(seconds=seconds)
+    states.update(lease_owner="one", lease_expires_at=expires_at)
+
+    assert states.take_lease(state.pk, state.session_version, "another", 60) == is_free
+
+
+def test_a_claim_in_another_zone_lasts_as_long(user, connect, zone):
+    connect(user)
+
+    assert states.all().claim_checks("one", 1, 60)
+    assert is_in(60, state_of(user).check_expires_at)
+    assert not states.all().claim_checks("another", 1, 60)
+    assert (states.claimed_checks(), states.oldest_run()) == (1, "one")
+
+
+def test_a_login_under_way_in_another_zone_is_kept(user, zone):
+    states.begin_login(user.pk, "one", 60)
+    states.keep_login(user.pk, "one", 60)
+
+    states.purge_logins(timezone.now() - timedelta(hours=1))
+
+    assert states.login_record(user.pk).under_way
+    assert is_in(60, states.login_record(user.pk).ended_at)
+    assert not states.begin_login(user.pk, "another", 60)
+
+
+def test_a_failed_login_in_another_zone_is_kept_for_an_hour(user, zone):
+    states.begin_login(user.pk, "one", 60)
+    states.fail_login(user.pk, "one", "GarminUnavailable")
+
+    states.purge_logins(timezone.now() - timedelta(hours=1))
+    assert is_in(0, states.login_record(user.pk).ended_at)
+
+    states.purge_logins(timezone.now() + timedelta(seconds=30))
+    assert states.login_record(user.pk) is None
