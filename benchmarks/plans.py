@@ -121,7 +121,7 @@ def works() -> dict[str, Callable[[], Any]]:
         "The run that began first": states.oldest_run,
         "Purge of challenges and logins": purge_challenges,
         "Evidence: who was refused": states.refused_users,
-        "Evidence: an accepted exchange": lambda: states.accept_exchange("garth"),
+        "Evidence: an accepted exchange": lambda: states.accept_exchange("garth", "garmin.com"),
         **{
             f"Admin, {what}": lambda query=query: client.get(f"{url}?{query}")
             for what, query in {**PAGES, "search": SEARCH, **READS_ALL}.items()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from django.db.models import BooleanField, ExpressionWrapper
@@ -18,6 +19,7 @@ from .logins.permission import refusal_of
 from .logins.records import from_record
 from .models import EndedReason, GarminAuthenticationState, Status
 from .reversing import page_url
+from .storage.async_calls import in_database_thread
 from .storage.lifetimes import ends_soon
 from .storage.querysets import HAS_SESSION, LOGIN_KEPT
 
@@ -31,7 +33,9 @@ class Account:
         connected: whether a session is stored, whatever the status.
         readable: whether the session can be decrypted, and its engine is installed.
         name: the Garmin user name; "" if not connected, not known or not readable.
-        engine: name of the engine that wrote the session; "" if not connected.
+        engine: name of the engine that wrote the session, even one that has ended; "" if there was
+            none.
+        domain: the Garmin domain that it is for; "" if there was none.
         connected_at: when the session started.
         last_validated: when the session last worked.
         failing_since: since when it has not worked, None unless it has failed for
@@ -50,6 +54,7 @@ class Account:
     readable: bool = True
     name: str = ""
     engine: str = ""
+    domain: str = ""
     connected_at: datetime | None = None
     last_validated: datetime | None = None
     failing_since: datetime | None = None
@@ -179,18 +184,47 @@ def badge_of(user: Any, request: Any = None) -> Badge | None:
 
 
 def _badge_status(row: Mapping[str, Any]) -> str:
-    """Return the badge's status. A login in progress takes precedence over the session."""
-    if row["login_under_way"]:
-        return "connecting"
     began, ttl = row["mfa_started_at"], timedelta(seconds=conf.MFA_TTL)
-    if began is not None and timezone.now() < began + ttl:
+    return _first_status(
+        connecting=row["login_under_way"],
+        waiting=began is not None and timezone.now() < began + ttl,
+        failing=row["is_failing"],
+        connected=row["has_session"],
+        soon=ends_soon(row["session_ends_at"], row["session_ends_soon_at"]),
+        ended=row["ended_reason"] == EndedReason.EXPIRED,
+    )
+
+
+def badge_status(account: Account, *, waiting: bool) -> str:
+    """Return the ``status`` of the badge, as ``badge_of`` does, of what has been read already.
+
+    Args:
+        account: the user's account.
+        waiting: whether a login waits for its code.
+    """
+    return _first_status(
+        connecting=account.login_under_way,
+        waiting=waiting,
+        failing=account.failing_since is not None,
+        connected=account.connected,
+        soon=account.ends_soon,
+        ended=account.ended_reason == EndedReason.EXPIRED,
+    )
+
+
+def _first_status(
+    *, connecting: bool, waiting: bool, failing: bool, connected: bool, soon: bool, ended: bool
+) -> str:
+    """Return the badge's status. A login in progress takes precedence over the session."""
+    if connecting:
+        return "connecting"
+    if waiting:
         return "waiting"
-    if row["is_failing"]:
+    if failing:
         return "failing"
-    if row["has_session"]:
-        soon = ends_soon(row["session_ends_at"], row["session_ends_soon_at"])
+    if connected:
         return "ends_soon" if soon else "connected"
-    return "ended" if row["ended_reason"] == EndedReason.EXPIRED else "not_connected"
+    return "ended" if ended else "not_connected"
 
 
 @sensitive_variables()
@@ -214,6 +248,8 @@ def account_of(user: Any) -> Account:
     if state.session_data is None:
         return Account(
             status,
+            engine=state.engine,
+            domain=state.domain if state.engine else "",
             ended_reason=state.ended_reason,
             login_under_way=under_way,
             login_failure=failure,
@@ -230,6 +266,7 @@ def account_of(user: Any) -> Account:
         readable=openable,
         name=name if openable else "",
         engine=state.engine,
+        domain=state.domain,
         connected_at=state.connected_at,
         last_validated=state.last_validated,
         failing_since=state.failing_since if state.is_failing else None,
@@ -240,6 +277,11 @@ def account_of(user: Any) -> Account:
         login_under_way=under_way,
         login_failure=failure,
     )
+
+
+async def aaccount_of(user: Any) -> Account:
+    """Async version of ``account_of``."""
+    return await in_database_thread(partial(account_of, user))
 
 
 def _failure(state: Any) -> GarminAuthError | None:

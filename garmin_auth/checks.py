@@ -61,7 +61,7 @@ PLACEHOLDERS = (
     "the present key",
 )
 # Settings that name a callable of the site.
-CALLABLES = ("CLIENT_ADDRESS", "MAY_CONNECT", "THREAD_CONTEXT")
+CALLABLES = ("API_AUTHENTICATION", "CLIENT_ADDRESS", "MAY_CONNECT", "THREAD_CONTEXT")
 TAGS_WITH_LINKS = re.compile(rb"{%\s*garmin_(?:status|connect_link|banner)\b")
 DISTRIBUTION = "django-garmin-auth"
 # On PyPI. It is no relation, but its package has the same name.

@@ -56,13 +56,16 @@ class Settings:
         return engines
 
     @property
-    def DOMAIN(self) -> str:
-        """Garmin's domain: ``garmin.com``, or ``garmin.cn`` for accounts in China."""
-        domain = self._typed("DOMAIN", DOMAINS[0], str, f"one of {', '.join(DOMAINS)}")
-        if domain not in DOMAINS:
-            raise ImproperlyConfigured(
-                f"GARMIN_AUTH_DOMAIN must be one of {', '.join(DOMAINS)}, not {domain!r}."
-            )
+    def DOMAIN(self) -> str | list[str] | tuple[str, ...]:
+        """Garmin's domain: ``garmin.com``, or ``garmin.cn`` for accounts in China.
+
+        With a list of both, users choose, and the first is the default.
+        """
+        wanted = f"one of {', '.join(DOMAINS)}, or a list of both"
+        domain = self._typed("DOMAIN", DOMAINS[0], str | list | tuple, wanted)
+        names = [domain] if isinstance(domain, str) else list(domain)
+        if not names or not all(name in DOMAINS for name in names) or len(set(names)) < len(names):
+            raise ImproperlyConfigured(f"GARMIN_AUTH_DOMAIN must be {wanted}, not {domain!r}.")
         return domain
 
     @property
@@ -136,6 +139,19 @@ class Settings:
         return self._dotted_path("MAY_CONNECT", "a callable that takes the user")
 
     @property
+    def API_AUTHENTICATION(self) -> str:
+        """Dotted path of a callable that says who the user of a request to the API is.
+
+        It takes the request, and returns the user, or ``None``. The default is the site's session,
+        with a CSRF token; ``garmin_auth.api.authentication.rest_framework`` is REST framework's
+        classes.
+        """
+        return (
+            self._dotted_path("API_AUTHENTICATION", "a callable that takes the request")
+            or "garmin_auth.api.authentication.session"
+        )
+
+    @property
     def TERMS_URL(self) -> str | None:
         """Your site's terms, which the login page links to: a URL, or the name of a URL pattern.
 
@@ -169,6 +185,14 @@ class Settings:
     def LOGIN_WORKERS(self) -> int:
         """How many logins one process may run in the background at the same time."""
         return self._count("LOGIN_WORKERS", 4)
+
+    @property
+    def ASYNC_WORKERS(self) -> int:
+        """How many calls of ``use_garmin`` and async logins one process runs at the same time.
+
+        Others wait for their turn.
+        """
+        return self._count("ASYNC_WORKERS", 20)
 
     @property
     def CHECK_RATE(self) -> float | None:

@@ -2,17 +2,27 @@
 
 import re
 import unicodedata
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
+from .engines import offered_domains
 from .engines.secret import Secret
+from .exceptions import GarminAuthError, InvalidKey, InvalidMFACode, KeyRefused
+from .models import Domain
 
 # Garmin's codes have six digits. Other lengths are accepted, so that a change at Garmin locks
 # nobody out.
 CODE = re.compile(r"[0-9]{4,8}")
+
+# The field to which the message of a failure belongs. All others belong to the form.
+FIELDS: dict[type[GarminAuthError], str] = {
+    InvalidKey: "key",
+    InvalidMFACode: "code",
+    KeyRefused: "key",
+}
 
 
 class SecretField(forms.CharField):
@@ -30,7 +40,22 @@ class SecretField(forms.CharField):
         return None
 
 
-class LoginForm(forms.Form):
+class DomainForm(forms.Form):
+    """Asks in which of Garmin's two services the account is, if the site offers both."""
+
+    domain = forms.ChoiceField(label=_("Garmin service"), choices=Domain.choices)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        offered = offered_domains()
+        if len(offered) < 2:
+            del self.fields["domain"]
+            return
+        field = cast(forms.ChoiceField, self.fields["domain"])
+        field.choices = [(name, Domain(name).label) for name in offered]
+
+
+class LoginForm(DomainForm):
     """The email address and password of a Garmin account."""
 
     # Not an EmailField: Garmin has user names, phone numbers in China, and addresses that Django
@@ -59,7 +84,7 @@ class LoginForm(forms.Form):
     )
 
 
-class KeyForm(forms.Form):
+class KeyForm(DomainForm):
     """A key that the user has created in Garmin Connect, and how long it is valid."""
 
     # SECURITY: not a PasswordInput, into which browsers fill the password that they have saved for

@@ -2,7 +2,9 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from .checking.claims import CheckRun, due_sessions
+from .checking.claims import CheckRun, LeftOut, due_sessions
 from .checking.endings import tell_of_endings
 from .checking.pool import WorkerPool
 from .checking.report import Check, Outcome, Report, Stopped
@@ -80,7 +82,7 @@ def check_session(user: Any) -> Check:
     """
     refuse_atomic("check_session")
     if conf.FROZEN:
-        return Check(user, Outcome.UNKNOWN, error=Frozen(), engine=_engine_of(user))
+        return Check(user, Outcome.UNKNOWN, False, Frozen(), *_service_of(user))
     began = timezone.now()
     check = _check(user)
     _note([check], began)
@@ -88,12 +90,14 @@ def check_session(user: Any) -> Check:
 
 
 @sensitive_variables()
-def _check(user: Any, engine: str = "", *, believe_refusals: bool = False) -> Check:
+def _check(
+    user: Any, engine: str = "", domain: str = "", *, believe_refusals: bool = False
+) -> Check:
     """Check a session. Store its refresh or its end, but not the time of the check.
 
     Args:
         user: an ``AUTH_USER_MODEL`` instance.
-        engine: name of the session's engine, "" if not known.
+        engine, domain: the session's, "" if not known.
         believe_refusals: whether a refusal clears the session even in a mass failure.
     """
     outcome, error = Outcome.ACTIVE, None  # type: tuple[Outcome, Exception | None]
@@ -101,8 +105,8 @@ def _check(user: Any, engine: str = "", *, believe_refusals: bool = False) -> Ch
     row = None
     try:
         stored = StoredSession(user, believe_refusals=believe_refusals)
-        engine, limited_alone = stored.engine_name, stored.limited_alone
-        row = stored.row
+        row, limited_alone = stored.row, stored.limited_alone
+        engine, domain = row.engine, row.domain
         try:
             stored.fetch_account_name()
         finally:
@@ -119,7 +123,7 @@ def _check(user: Any, engine: str = "", *, believe_refusals: bool = False) -> Ch
         outcome, error = Outcome.EXPIRED, exc
     except SessionUnreadable as exc:
         outcome, error = Outcome.UNREADABLE, exc
-        engine = engine or _engine_of(user)
+        engine, domain = (engine, domain) if engine else _service_of(user)
     except GarminAuthError as exc:
         outcome, error = Outcome.UNKNOWN, exc
     except Exception as exc:  # A bug in the app or an engine says nothing about the session.
@@ -136,6 +140,7 @@ def _check(user: Any, engine: str = "", *, believe_refusals: bool = False) -> Ch
         refreshed,
         error,
         engine,
+        domain,
         worked,
         limited_alone,
         reason,
@@ -219,21 +224,25 @@ def check_sessions(
     def next_ones() -> Iterator[GarminAuthenticationState]:
         # A single user's session need not be shared with other runs.
         for state in due if user is not None else run:
-            if state.engine in stop.failing_engines:
+            if stop.left_out.has(state):
                 continue
             pace.wait(interrupted)
             if interrupted():
-                stop.reason = Stopped.SIGNAL
-            elif not stop.reason and cooldown.seconds_left(cooldown.SITE):
-                stop.reason = Stopped.RATE_LIMITED
-            if stop.reason:
+                stop.interrupt()
                 return
-            yield state
+            if cooldown.seconds_left(cooldown.site_scope(state.domain)):
+                stop.close(state.domain, Stopped.RATE_LIMITED)
+                run.leave_out(stop.left_out)
+            if not stop.left_out.has(state):
+                yield state
 
     pool: WorkerPool[GarminAuthenticationState, Check] = WorkerPool(
         workers,
         lambda state: _check(
-            state.user, state.engine, believe_refusals=state.engine == believe_refusals
+            state.user,
+            state.engine,
+            state.domain,
+            believe_refusals=state.engine == believe_refusals,
         ),
     )
     notes = Notes()
@@ -242,13 +251,11 @@ def check_sessions(
             notes.add(check)
             report.count(check)
             stop.hear(check)
-            run.leave_out(stop.failing_engines)
+            run.leave_out(stop.left_out)
             on_check(check)
     finally:
         notes.write()
         run.release()
-    if not stop.reason and stop.failing_engines and stop.failing_engines >= report.engines.keys():
-        stop.reason = Stopped.MASS_FAILURE
     report.stopped = stop.reason
     tell_of_endings(user, interrupted)
     if user is None and not report.checked and not report.stopped:
@@ -268,32 +275,53 @@ def _run(due: StateQuerySet, workers: int, rate: float | None, limit: int | None
 
 
 class StopRule:
-    """Decides from the results when a run must stop.
+    """Decides from the results which sessions a run must leave out.
 
     Attributes:
-        reason: the first reason found to stop the run; None while it may continue.
-        failing_engines: engines in a mass failure. The sessions of other engines are still checked.
+        left_out: the sessions of Garmin domains that cannot be asked, and of engines in a mass
+            failure. All others are still checked.
     """
 
     def __init__(self) -> None:
-        self.reason: Stopped | None = None
-        self.failing_engines: set[str] = set()
-        self._faults_in_a_row = 0
+        self.left_out = LeftOut()
+        self._reason: Stopped | None = None
+        self._services: set[tuple[str, str]] = set()
+        self._faults_in_a_row: Counter[str] = Counter()
+
+    @property
+    def reason(self) -> Stopped | None:
+        """The first reason found to leave out sessions, None if there is none.
+
+        A mass failure is one only if no engine can continue.
+        """
+        if not self._reason and self._services and self._services <= self.left_out.services:
+            return Stopped.MASS_FAILURE
+        return self._reason
+
+    def interrupt(self) -> None:
+        """Record that the run was interrupted."""
+        self._reason = self._reason or Stopped.SIGNAL
+
+    def close(self, domain: str, reason: Stopped) -> None:
+        """Leave out the sessions of one of Garmin's domains."""
+        self._reason = self._reason or reason
+        self.left_out = replace(self.left_out, domains=self.left_out.domains | {domain})
 
     def hear(self, check: Check) -> None:
         """Take a result into account."""
-        if self.reason:
-            return
+        service = check.engine, check.domain
+        if check.outcome is not Outcome.GONE:
+            self._services.add(service)
         if isinstance(check.error, RateLimited) and not check.limited_alone:
-            self.reason = Stopped.RATE_LIMITED
+            self.close(check.domain, Stopped.RATE_LIMITED)
         elif isinstance(check.error, MassFailure):
-            self.failing_engines.add(check.engine)
+            self.left_out = replace(self.left_out, services=self.left_out.services | {service})
         elif isinstance(check.error, GarminUnavailable):
-            self._faults_in_a_row += 1
-            if self._faults_in_a_row == MAX_FAULTS_IN_A_ROW:
-                self.reason = Stopped.UNAVAILABLE
+            self._faults_in_a_row[check.domain] += 1
+            if self._faults_in_a_row[check.domain] == MAX_FAULTS_IN_A_ROW:
+                self.close(check.domain, Stopped.UNAVAILABLE)
         elif check.outcome not in (Outcome.UNREADABLE, Outcome.GONE):  # Garmin was not asked.
-            self._faults_in_a_row = 0
+            self._faults_in_a_row[check.domain] = 0
 
 
 class Notes:
@@ -334,7 +362,7 @@ def purge_challenges() -> int:
     return GarminAuthenticationState.objects.purge_challenges(before)
 
 
-def _engine_of(user: Any) -> str:
-    """Return the name of the engine that wrote the user's session, without decrypting it."""
+def _service_of(user: Any) -> tuple[str, str]:
+    """Return the engine that wrote the user's session, and its domain, without decrypting it."""
     rows = GarminAuthenticationState.objects.using_write_db().with_session().filter(user_id=user.pk)
-    return rows.values_list("engine", flat=True).first() or ""
+    return rows.values_list("engine", "domain").first() or ("", "")

@@ -30,6 +30,7 @@ from .engines import (
     get_key_engine,
     get_password_engine,
     get_stored_engine,
+    offered_domains,
     require_usable,
 )
 from .engines.base import Challenge, Engine, NewSession, PasswordEngine, RefreshIncomplete
@@ -55,9 +56,11 @@ from .logins import background
 from .logins.permission import require_allowed
 from .logins.records import to_record
 from .models import EndedReason, GarminAuthenticationState
+from .storage.async_calls import in_database_thread, in_own_thread
 from .storage.fields import Ciphertext
 from .storage.keys import encrypt
 from .storage.retries import bookkeeping, write_again
+from .storage.threads import release_pooled_connections
 from .storage.transactions import in_testcase, refuse_atomic, send_on_commit
 
 logger = logging.getLogger("garmin_auth")
@@ -72,7 +75,7 @@ PREPARATION = 10
 # How many seconds an engine may exceed the time that it declares.
 GRACE = 10
 # What is stored of a pending login. Only the engine reads "state".
-RECORD = {"engine", "sent_to", "pause_scope", "state"}
+RECORD = {"engine", "domain", "sent_to", "pause_scope", "state"}
 
 
 # Garmin did not say whether what the user typed is right. Such an attempt counts against nobody.
@@ -93,12 +96,14 @@ class MFARequired:
         expires_at: when this site drops the pending login.
         attempts_left: how many codes the user may still try.
         engine: name of the engine that the login uses.
+        domain: the Garmin domain that it is for.
     """
 
     sent_to: str
     expires_at: datetime
     attempts_left: int | None = field(default=None, compare=False)
     engine: str = field(default="", compare=False)
+    domain: str = field(default="", compare=False)
 
     @property
     def expired(self) -> bool:
@@ -142,6 +147,7 @@ def begin_login(
     email: str | Secret,
     password: str | Secret,
     engine: str | None = None,
+    domain: str | None = None,
     *,
     idempotency_key: str = "",
     client_address: str = "",
@@ -157,7 +163,7 @@ def begin_login(
         user: an ``AUTH_USER_MODEL`` instance.
         email: the Garmin account's e-mail address.
         password: the account's password. It is not kept anywhere.
-        engine, idempotency_key, client_address: as in ``start_login``.
+        engine, domain, idempotency_key, client_address: as in ``start_login``.
 
     Returns:
         What ``start_login`` returns, or ``LoginUnderWay``. If a login of the user with the same
@@ -173,13 +179,14 @@ def begin_login(
     refuse_atomic("begin_login")
     refuse_frozen()
     require_allowed(user)
-    chosen = get_password_engine(engine)
+    chosen = get_password_engine(engine, domain)
     if not chosen.slow_login or in_testcase():
         return start_login(
             user,
             email,
             password,
             engine,
+            domain,
             idempotency_key=idempotency_key,
             client_address=client_address,
         )
@@ -199,7 +206,7 @@ def _begin_login(
     if under_way and repetitions.is_in_background(submission):
         return LoginUnderWay()
     with background.slot() as slot:
-        scope = cooldown.account_scope(email.reveal())
+        scope = cooldown.account_scope(email.reveal(), engine.domain)
         counted = _admit(user, scope, client_address)
         login_id = uuid4().hex
         waits = under_way and states.queue_login(user.pk, login_id)
@@ -224,6 +231,7 @@ def start_login(
     email: str | Secret,
     password: str | Secret,
     engine: str | None = None,
+    domain: str | None = None,
     *,
     idempotency_key: str = "",
     client_address: str = "",
@@ -240,6 +248,8 @@ def start_login(
         password: the account's password. It is not kept anywhere.
         engine: name of an engine that takes passwords; None for the first one for new logins that
             does.
+        domain: Garmin's domain, where the account is; None for the first in
+            ``GARMIN_AUTH_DOMAIN``.
         idempotency_key: a random name for this login. A login that has the same key and password as
             an earlier one gets its result, for ten minutes; only an outage is tried again.
         client_address: the address of the user's device, whose logins are limited too; "" if not
@@ -261,14 +271,14 @@ def start_login(
     refuse_atomic("start_login")
     refuse_frozen()
     require_allowed(user)
-    chosen = get_password_engine(engine)
+    chosen = get_password_engine(engine, domain)
     return repetitions.send_once(
         Submission("login", user, (email, password), idempotency_key),
         chosen.login_timeout,
         lambda: _login(
             user,
             chosen,
-            cooldown.account_scope(email.reveal()),
+            cooldown.account_scope(email.reveal(), chosen.domain),
             partial(chosen.login, email, password),
             client_address,
         ),
@@ -276,11 +286,37 @@ def start_login(
     )
 
 
+async def astart_login(
+    user: Any,
+    email: str | Secret,
+    password: str | Secret,
+    engine: str | None = None,
+    domain: str | None = None,
+    *,
+    idempotency_key: str = "",
+    client_address: str = "",
+) -> Connected | MFARequired:
+    """Async version of ``start_login``."""
+    email, password = Secret(email), Secret(password)  # SECURITY: as in start_login().
+    call = partial(
+        start_login,
+        user,
+        email,
+        password,
+        engine,
+        domain,
+        idempotency_key=idempotency_key,
+        client_address=client_address,
+    )
+    return await in_own_thread("astart_login", call)
+
+
 def connect_with_key(
     user: Any,
     key: str | Secret,
     ends_at: datetime | None = None,
     engine: str | None = None,
+    domain: str | None = None,
     *,
     idempotency_key: str = "",
     client_address: str = "",
@@ -295,7 +331,7 @@ def connect_with_key(
         ends_at: when the key ends, as an aware datetime; None if not known.
         engine: name of an engine that takes keys; None for the first one for new logins that does,
             or, if none does, for ``personal``.
-        idempotency_key, client_address: as in ``start_login``.
+        domain, idempotency_key, client_address: as in ``start_login``.
 
     Returns:
         ``Connected``.
@@ -315,7 +351,7 @@ def connect_with_key(
     require_allowed(user)
     if ends_at is not None and timezone.is_naive(ends_at):
         raise ValueError("ends_at must be an aware datetime.")
-    chosen = get_key_engine(engine)
+    chosen = get_key_engine(engine, domain)
     key = chosen.read_key(key)
     connected = repetitions.send_once(
         Submission("key", user, (key,), idempotency_key),
@@ -330,6 +366,31 @@ def connect_with_key(
         lambda began: _connected_since(user, began),
     )
     return cast(Connected, connected)  # No engine asks for a code after a key.
+
+
+async def aconnect_with_key(
+    user: Any,
+    key: str | Secret,
+    ends_at: datetime | None = None,
+    engine: str | None = None,
+    domain: str | None = None,
+    *,
+    idempotency_key: str = "",
+    client_address: str = "",
+) -> Connected:
+    """Async version of ``connect_with_key``."""
+    key = Secret(key)  # SECURITY: as in start_login().
+    call = partial(
+        connect_with_key,
+        user,
+        key,
+        ends_at,
+        engine,
+        domain,
+        idempotency_key=idempotency_key,
+        client_address=client_address,
+    )
+    return await in_own_thread("aconnect_with_key", call)
 
 
 def _login(
@@ -369,6 +430,7 @@ def _conclude(
     login_id: str = "",
 ) -> Connected | MFARequired:
     """Store the result of a login, unless it was cancelled or replaced."""
+    release_pooled_connections()
     try:
         result = hide_frames(login)
     except RateLimited as exc:
@@ -387,6 +449,7 @@ def _conclude(
         json.dumps(
             {
                 "engine": engine.name,
+                "domain": engine.domain,
                 "sent_to": result.sent_to,
                 "pause_scope": scope,
                 "state": result.state,
@@ -400,7 +463,13 @@ def _conclude(
     throttle.accept_password(user, scope)
     if started_at is None:
         raise ChallengeExpired("gone", "The login was cancelled or replaced meanwhile.")
-    required = MFARequired(result.sent_to, _expiry(started_at), conf.MFA_MAX_ATTEMPTS, engine.name)
+    required = MFARequired(
+        result.sent_to,
+        _expiry(started_at),
+        conf.MFA_MAX_ATTEMPTS,
+        engine.name,
+        engine.domain,
+    )
     send_on_commit(
         signals.mfa_required, user, sent_to=required.sent_to, expires_at=required.expires_at
     )
@@ -540,6 +609,13 @@ def submit_mfa(user: Any, code: str | Secret, *, idempotency_key: str = "") -> C
     )
 
 
+async def asubmit_mfa(user: Any, code: str | Secret, *, idempotency_key: str = "") -> Connected:
+    """Async version of ``submit_mfa``."""
+    code = Secret(code)  # SECURITY: as in start_login().
+    call = partial(submit_mfa, user, code, idempotency_key=idempotency_key)
+    return await in_own_thread("asubmit_mfa", call)
+
+
 @sensitive_variables()
 def _submit_mfa(user: Any, code: Secret) -> Connected:
     states = GarminAuthenticationState.objects
@@ -553,7 +629,9 @@ def _submit_mfa(user: Any, code: Secret) -> Connected:
         if not states.end_challenge(user.pk, started_at):
             raise ChallengeExpired("gone")
         raise TooManyAttempts("No attempts are left for this login.")
-    engine = cast(PasswordEngine, get_stored_engine(pending.record["engine"]))
+    stored_engine = get_stored_engine(pending.record["engine"], pending.record["domain"])
+    engine = cast(PasswordEngine, stored_engine)
+    release_pooled_connections()
     try:
         result = hide_frames(lambda: engine.submit_code(pending.record["state"], code))
     except NOT_JUDGED as exc:
@@ -596,7 +674,9 @@ def pending_login(user: Any) -> MFARequired | None:
         return None
     left = max(0, conf.MFA_MAX_ATTEMPTS - pending.attempts)
     record = pending.record
-    return MFARequired(record["sent_to"], _expiry(pending.started_at), left, record["engine"])
+    return MFARequired(
+        record["sent_to"], _expiry(pending.started_at), left, record["engine"], record["domain"]
+    )
 
 
 def cancel_mfa(user: Any) -> bool:
@@ -624,6 +704,7 @@ def import_session(
     session_data: str | bytes | dict[str, Any] | list[Any],
     *,
     engine: str | None = None,
+    domain: str | None = None,
     check: bool = False,
 ) -> None:
     """Store a session that was created elsewhere, such as garth's ``GARTH_TOKEN``.
@@ -633,6 +714,8 @@ def import_session(
         session_data: what the engine's library exports (garth: ``client.dumps()``), as text or
             bytes, perhaps with a byte order mark; or a dict or a list, if that is JSON.
         engine: name of the engine that wrote it; None for the engine of new logins.
+        domain: Garmin's domain, where the account is. None for the one that the session names; if
+            it names none, for the first in ``GARMIN_AUTH_DOMAIN``.
         check: first ask Garmin whether the session works, refreshing it if necessary.
 
     Raises:
@@ -643,13 +726,18 @@ def import_session(
     """
     refuse_atomic("import_session")
     require_allowed(user)
-    chosen = get_engine(engine)
-    _store_import(user, chosen, chosen.read_export(_as_text(session_data)), check)
+    text = _as_text(session_data)
+    _store_import(user, *_read(engine, domain, lambda chosen: chosen.read_export(text)), check)
 
 
 @sensitive_variables()
 def import_session_folder(
-    user: Any, path: Path | str, *, engine: str | None = None, check: bool = False
+    user: Any,
+    path: Path | str,
+    *,
+    engine: str | None = None,
+    domain: str | None = None,
+    check: bool = False,
 ) -> None:
     """Store a session from the folder where the engine's library keeps it, such as ``~/.garth``.
 
@@ -658,8 +746,8 @@ def import_session_folder(
     """
     refuse_atomic("import_session_folder")
     require_allowed(user)
-    chosen = get_engine(engine)
-    _store_import(user, chosen, chosen.read_folder(_as_path(path)), check)
+    folder = _as_path(path)
+    _store_import(user, *_read(engine, domain, lambda chosen: chosen.read_folder(folder)), check)
 
 
 def disconnect(user: Any, reason: str = EndedReason.USER) -> bool:
@@ -680,6 +768,11 @@ def disconnect(user: Any, reason: str = EndedReason.USER) -> bool:
         return False
     send_on_commit(signals.session_disconnected, user, reason=str(reason))
     return True
+
+
+async def adisconnect(user: Any, reason: str = EndedReason.USER) -> bool:
+    """Async version of ``disconnect``."""
+    return await in_database_thread(partial(disconnect, user, reason))
 
 
 @sensitive_variables()
@@ -710,6 +803,24 @@ def _as_path(path: Any) -> Path:
     except RuntimeError:
         problem = f"{path} names no user of this machine."
     raise SessionUnreadable(problem)
+
+
+def _read(
+    name: str | None, domain: str | None, read: Callable[[Engine], str]
+) -> tuple[Engine, str]:
+    """Return a session to import, and the engine for the domain that it is for.
+
+    Raises:
+        SessionUnreadable: it is not a session of that engine, or for none of these domains.
+    """
+    problems = []
+    for candidate in [domain] if domain else offered_domains():
+        engine = get_engine(name, candidate)
+        try:
+            return engine, read(engine)
+        except SessionUnreadable as exc:
+            problems.append(exc)
+    raise problems[0]
 
 
 @sensitive_variables()
@@ -766,7 +877,7 @@ def _tell_connected(user: Any, engine: Engine) -> None:
 
 def _record_accepted(engine: Engine) -> None:
     with bookkeeping("that Garmin accepts logins"):
-        mass_failure.record_accepted(engine.name)
+        mass_failure.record_accepted(engine.name, engine.domain)
 
 
 def _connected_since(user: Any, began: datetime) -> Connected | None:
@@ -798,6 +909,7 @@ def _write(
     return GarminAuthenticationState.objects.connect(
         user.pk,
         engine=engine.name,
+        domain=engine.domain,
         session_data=encrypt(session.session_data),
         account_name=encrypt(session.account_name) if session.account_name else None,
         validated_at=timezone.now() if session.validated else None,

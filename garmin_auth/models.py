@@ -6,6 +6,7 @@ from django.db.models import Case, Q, Value, When
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
+from .conf import DOMAINS
 from .storage.fields import CiphertextField
 from .storage.querysets import StateManager
 
@@ -28,6 +29,13 @@ class EndedReason(models.TextChoices):
     EXPIRED = "expired", _("disconnected by Garmin")
 
 
+class Domain(models.TextChoices):
+    """Garmin runs two separate services. An account exists in one of them."""
+
+    COM = DOMAINS[0], "Garmin"
+    CN = DOMAINS[1], _("Garmin China (佳明)")
+
+
 class FailingReason(models.TextChoices):
     """Why the uses and checks of a session say nothing certain; blank while it works."""
 
@@ -47,6 +55,14 @@ class GarminAuthenticationState(models.Model):
     )
     engine = models.CharField(
         pgettext_lazy("garmin_auth", "engine"), max_length=50, default="", blank=True
+    )
+    # Where the account is; only this domain's hosts get the session.
+    domain = models.CharField(
+        _("Garmin domain"),
+        max_length=20,
+        choices=Domain.choices,
+        default=Domain.COM,
+        db_default=Domain.COM,
     )
     session_data = CiphertextField(
         pgettext_lazy("garmin_auth", "session"), null=True, editable=False

@@ -19,8 +19,9 @@ from django.urls import get_script_prefix
 from django.utils import translation
 
 from . import signals
-from .conf import conf
+from .engines import offered_domains
 from .logins.permission import refusal_of
+from .logins.ways import engine_to_use_again, takes_key
 from .models import EndedReason, GarminAuthenticationState
 from .reversing import page_url
 
@@ -168,12 +169,15 @@ def notice_mail(
         return None
     if kind != Notice.RECOVERED and refusal_of(user):
         return None  # The other mails ask the user to connect again.
+    engine, domain = _service_of(user)
+    again = engine_to_use_again(engine)
     context = {
         "user": user,
         "site_name": urlsplit(site_url).hostname,
-        "login_url": _page_url("login", site_url),
+        "login_url": _page_url("login_with" if again else "login", site_url, again),
+        "takes_key": lambda: takes_key(engine),  # It imports the engine.
         "status_url": _page_url("status", site_url),
-        "garmin_url": f"https://connect.{conf.DOMAIN}",
+        "garmin_url": f"https://connect.{domain}",
         **facts,
     }
     templates = f"garmin_auth/mail/session_{kind}"
@@ -205,8 +209,14 @@ def session_ended(user: Any) -> bool:
     return rows.filter(ended_reason=EndedReason.EXPIRED).exists()
 
 
-def _page_url(name: str, site_url: str) -> str:
-    path = page_url(name)
+def _service_of(user: Any) -> tuple[str, str]:
+    """Return the engine and the Garmin domain of the user's session, even of one that has ended."""
+    rows = GarminAuthenticationState.objects.using_write_db().filter(user_id=user.pk)
+    return rows.values_list("engine", "domain").first() or ("", offered_domains()[0])
+
+
+def _page_url(name: str, site_url: str, engine: str = "") -> str:
+    path = page_url(name, engine=engine) if engine else page_url(name)
     if not path:
         return site_url
     parts = urlsplit(site_url)

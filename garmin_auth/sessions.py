@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from asgiref.sync import iscoroutinefunction
 from django.db import OperationalError, connections
 from django.dispatch import Signal
 from django.utils import timezone
@@ -38,6 +39,7 @@ from .exceptions import (
 from .limits import cooldown, failing, mass_failure
 from .limits.shared_cache import shared_cache, tenant_cache_key
 from .models import EndedReason, GarminAuthenticationState
+from .storage.async_calls import in_own_thread
 from .storage.keys import encrypt
 from .storage.lifetimes import Lifetime, lifetime
 from .storage.retries import bookkeeping, write_again
@@ -46,7 +48,9 @@ from .storage.threads import (
     Context,
     NoThread,
     connections_left_as_found,
+    is_lent_thread,
     is_own_thread,
+    lent_to_site,
     release_pooled_connections,
     run_in_thread,
 )
@@ -93,6 +97,7 @@ def garmin_client(user: Any) -> Iterator[Any]:
         SessionUnreadable: the session cannot be opened. It is kept.
         Frozen: this site must not connect to Garmin (``GARMIN_AUTH_FROZEN``).
         RuntimeError: called inside ``atomic()``.
+        SynchronousOnlyOperation: called in async code. Await ``use_garmin`` there.
     """
     refuse_atomic("garmin_client")
     stored = StoredSession(user)
@@ -100,6 +105,37 @@ def garmin_client(user: Any) -> Iterator[Any]:
         yield stored.session.client
     finally:
         stored.close()
+
+
+async def use_garmin(user: Any, function: Callable[[Any], T]) -> T:
+    """Open the user's session in async code, and call ``function`` with its client in a thread.
+
+    It is ``garmin_client`` for a coroutine. At most ``GARMIN_AUTH_ASYNC_WORKERS`` calls run at the
+    same time in a process, and others wait for their turn. Each leaves no database connection
+    behind. If the coroutine is cancelled, a call that has begun still goes on to its end.
+
+    Args:
+        user: an ``AUTH_USER_MODEL`` instance.
+        function: takes the client, which cannot be used after it. It is synchronous, and may use
+            the database. In the transaction of a ``TestCase``, whose rows no thread would see, it
+            is called in the thread of the test.
+
+    Returns:
+        What ``function`` returns.
+
+    Raises:
+        TypeError: ``function`` is async.
+        RuntimeError: called through ``async_to_sync()`` inside ``atomic()``.
+        GarminAuthError: as ``garmin_client`` and its client raise it.
+    """
+    if iscoroutinefunction(function):
+        raise TypeError("use_garmin() calls the function in a thread, so it must not be async.")
+    return await in_own_thread("use_garmin", partial(_use, user, function))
+
+
+def _use(user: Any, function: Callable[[Any], T]) -> T:
+    with garmin_client(user) as client, lent_to_site():
+        return function(client)
 
 
 class StoredSession:
@@ -132,7 +168,7 @@ class StoredSession:
         self._took_over = False
         self._row = read_session(user)
         self._quiet_key = tenant_cache_key("fresh token refused", self._row.pk)
-        self._engine = get_stored_engine(self._row.engine)
+        self._engine = get_stored_engine(self._row.engine, self._row.domain)
         self.session = self._open()
         self._cooldown = cooldown.session_scope(self._engine, self._row.session_data)
         self._refresh_early()
@@ -145,7 +181,7 @@ class StoredSession:
     @property
     def limited_alone(self) -> bool:
         """Whether a rate limit on this session leaves all others alone."""
-        return self._cooldown != cooldown.SITE
+        return self._cooldown != cooldown.site_scope(self._row.domain)
 
     @property
     def refreshed(self) -> bool:
@@ -229,8 +265,12 @@ class StoredSession:
             self._failing_reason = failing.reason_of(error)
 
     def _is_foreign_thread(self) -> bool:
-        """Return whether this is another thread than the block's. It may never be cleaned up."""
-        return threading.get_ident() != self._thread
+        """Return whether this is another thread than the block's, which may never be cleaned up.
+
+        The thread of ``use_garmin`` counts as one: a connection of ours would be held in it for as
+        long as the site's function takes.
+        """
+        return is_lent_thread() or threading.get_ident() != self._thread
 
     def _note(self) -> None:
         if in_transaction():  # The row would stay locked until the caller's transaction ends.
@@ -372,7 +412,7 @@ class StoredSession:
             signal = self._write_back(fresh)
             cooldown.update(self._cooldown, None)
             with bookkeeping("that Garmin accepts refreshes"):
-                mass_failure.record_accepted(self._row.engine)
+                mass_failure.record_accepted(self._row.engine, self._row.domain)
             if signal:
                 send_on_commit(signal, self._user, engine=self._row.engine)
             return self._row.session_data
@@ -388,7 +428,8 @@ class StoredSession:
                 "replaced it. The next refusal is proof."
             )
         if not (self._believe_refusals or self._is_overdue()):
-            mass_failure.record_refused(self._row.pk, self._row.engine, refusal)
+            row = self._row
+            mass_failure.record_refused(row.pk, row.engine, row.domain, refusal)
         if GarminAuthenticationState.objects.end_session(
             self._row.pk, self._row.version, EndedReason.EXPIRED
         ):

@@ -1,15 +1,13 @@
 """The pages where users connect their Garmin accounts. Each acts on ``request.user`` only."""
 
-import time
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import uuid4
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.contrib.auth.views import RedirectURLMixin, redirect_to_login
-from django.core.exceptions import ImproperlyConfigured
 from django.forms import Form
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import resolve_url
@@ -20,7 +18,6 @@ from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.functional import cached_property, lazy
 from django.utils.http import urlencode
-from django.utils.module_loading import import_string
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.cache import never_cache
@@ -31,7 +28,7 @@ from django.views.generic import FormView, TemplateView, View
 
 from . import accounts, login
 from .conf import conf
-from .engines import offered_engines
+from .engines import offered_domains
 from .exceptions import (
     AccountLocked,
     ActionRequired,
@@ -40,18 +37,23 @@ from .exceptions import (
     Frozen,
     GarminAuthError,
     InvalidCredentials,
-    InvalidKey,
-    InvalidMFACode,
-    KeyRefused,
     RateLimited,
-    SessionUnreadable,
 )
-from .forms import KeyForm, LoginForm, MFAForm, focus_first_error
+from .forms import FIELDS, KeyForm, LoginForm, MFAForm, focus_first_error
 from .limits import cooldown
+from .limits.throttle import address_of
+from .logins.kept import forget_login, keep_login, kept_login
 from .logins.permission import refusal_of
-from .logins.ways import Way, offered_ways, way_of
+from .logins.ways import (
+    Way,
+    engine_to_use_again,
+    offered_ways,
+    several_domains,
+    several_engines,
+    way_of,
+)
+from .models import Domain
 from .reversing import page_url
-from .storage.keys import decrypt, encrypt
 from .storage.transactions import non_atomic_everywhere
 
 Step = login.Connected | login.MFARequired | login.LoginUnderWay
@@ -60,13 +62,8 @@ Step = login.Connected | login.MFARequired | login.LoginUnderWay
 KEY_PATH = "/app/settings/personalApiToken"
 # Seconds between two loads of the progress page where its script does not run.
 REFRESH = 5
-# What the user's session on this site keeps of a login that has not ended in its request: when it
-# was sent, and the email address, encrypted. It is used for so many seconds.
-KEPT, KEPT_FOR = "_garmin_auth_login", 3600
 # Failures whose message sends the user to Garmin Connect.
 SOLVED_AT_GARMIN = (AccountLocked, ActionRequired, CaptchaRequired, InvalidCredentials)
-# The field to which the message of a failure belongs. All others belong to the form.
-FIELDS = {InvalidKey: "key", InvalidMFACode: "code", KeyRefused: "key"}
 
 
 @method_decorator(sensitive_post_parameters(), name="dispatch")
@@ -97,7 +94,7 @@ class GarminView(LoginRequiredMixin, RedirectURLMixin, View):
 
     def leave_connected(self) -> HttpResponse:
         """Add a success message, and redirect to the success URL."""
-        _forget_login(self.request)
+        forget_login(self.request)
         self.add_message(messages.SUCCESS, _("Your Garmin account is connected."))
         return HttpResponseRedirect(self.get_success_url())
 
@@ -161,14 +158,15 @@ class PageView(GarminView):
             "refusal": refusal_of(self.request.user),
             "retry_at": _retry_at(failure),
             "garmin_connect_url": (
-                f"https://connect.{conf.DOMAIN}/"
+                f"https://connect.{self.domain_of(account, pending)}/"
                 if account.failing_since or isinstance(failure, SOLVED_AT_GARMIN)
                 else ""
             ),
             "pending": pending,
             # Called by templates only where a session is stored, because it imports the engine.
             "present_way": lambda: way_of(account.engine),
-            "several_ways": _several_engines(),
+            "several_ways": several_engines(),
+            "region": dict(Domain.choices).get(account.domain, "") if several_domains() else "",
             "next": self.get_target(),
             "status_url": self.url_of("status"),
             "cancel_url": self.url_of("mfa_cancel"),
@@ -184,19 +182,24 @@ class PageView(GarminView):
         # In this order, because the site's prefix may capture something of any name.
         return super().get_context_data(**{**kwargs, **ours})  # type: ignore[misc]
 
+    def domain_of(self, account: accounts.Account, pending: login.MFARequired | None) -> str:
+        """Return the Garmin domain where the user's account is, the site's default if not known."""
+        known = (pending and pending.domain) or kept_login(self.request).domain or account.domain
+        return known or offered_domains()[0]
+
     def _engine_to_use_again(
         self, account: accounts.Account, pending: login.MFARequired | None
     ) -> str:
         """Return the engine with which the user tries again, "" for the default."""
-        if not _several_engines():
+        if not several_engines():
             return ""
         if account.login_under_way or account.login_failure:  # Only passwords are slow.
-            engine = _kept_login(self.request).engine or next(
+            engine = kept_login(self.request).engine or next(
                 (way.engine for way in offered_ways() if not way.takes_key), ""
             )
         else:
             engine = pending.engine if pending else account.engine
-        return engine if engine in offered_engines() else ""
+        return engine_to_use_again(engine)
 
 
 class StatusView(PageView, TemplateView):
@@ -302,38 +305,51 @@ class LoginView(LoginStepView):
         return self.render_to_response(context)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        domain = self.get_initial().get("domain") or offered_domains()[0]
         return super().get_context_data(
             ways=[(way, self.login_url_with_next(way.engine), way == self.way) for way in self.ways]
             if len(self.ways) > 1
             else [],
             login_note=self.way.note if self.way else "",
-            key_url=f"https://connect.{conf.DOMAIN}{KEY_PATH}",
-            site_pause=_site_pause(),
+            key_url=f"https://connect.{domain}{KEY_PATH}",
+            site_pause=_site_pause(domain),
             terms_url=resolve_url(conf.TERMS_URL) if conf.TERMS_URL else "",
             **kwargs,
         )
 
+    def domain_of(self, account: accounts.Account, pending: login.MFARequired | None) -> str:
+        """Return the Garmin domain that the user has just chosen, else the one that is known."""
+        chosen = self.request.POST.get("domain", "")
+        return chosen if chosen in offered_domains() else super().domain_of(account, pending)
+
     def get_initial(self) -> dict[str, Any]:
         """Return the address of the login that failed or waits, unless another is wanted."""
-        email = _kept_login(self.request).email
-        initial = super().get_initial()
-        return initial if "other" in self.request.GET else {"email": email, **initial}
+        kept, initial = kept_login(self.request), super().get_initial()
+        if "other" in self.request.GET:
+            return initial
+        domain = kept.domain
+        if not domain and several_domains():
+            domain = accounts.account_of(self.request.user).domain
+        return {"email": kept.email, "domain": domain, **initial}
 
     def take_step(self, **fields: Any) -> Step:
         # The form may have further fields, which are the site's.
         engine = self.way.engine if self.way else None
+        domain = fields.get("domain")
         form = {
             "idempotency_key": self.idempotency_key,
-            "client_address": _client_address(self.request),
+            "client_address": address_of(self.request),
         }
         if self.takes_key:
             days = fields.get("days")
             ends_at = timezone.now() + timedelta(days=days) if days else None
-            return login.connect_with_key(self.request.user, fields["key"], ends_at, engine, **form)
+            return login.connect_with_key(
+                self.request.user, fields["key"], ends_at, engine, domain, **form
+            )
         step = login.begin_login(
-            self.request.user, fields["email"], fields["password"], engine, **form
+            self.request.user, fields["email"], fields["password"], engine, domain, **form
         )
-        _keep_login(self.request, fields["email"], engine or "")
+        keep_login(self.request, fields["email"], engine or "", domain or "")
         return step
 
 
@@ -372,7 +388,7 @@ class ProgressView(PageView, TemplateView):
         return HttpResponseRedirect(context["login_url"])
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        seconds = _kept_login(self.request).seconds
+        seconds = kept_login(self.request).seconds
         return super().get_context_data(seconds_elapsed=seconds, **kwargs)
 
 
@@ -427,7 +443,7 @@ class MFACancelView(ActionView):
     """Cancels the user's login, whether it is waiting for a code or running in the background."""
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        _forget_login(request)
+        forget_login(request)
         if login.cancel_mfa(request.user):
             self.add_message(messages.INFO, _("The sign-in was canceled."))
         return HttpResponseRedirect(self.get_success_url())
@@ -437,7 +453,7 @@ class DisconnectView(ActionView):
     """Removes the user's session."""
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        _forget_login(request)
+        forget_login(request)
         if login.disconnect(request.user):
             self.add_message(messages.SUCCESS, _("Your Garmin account has been disconnected."))
         return HttpResponseRedirect(self.get_success_url())
@@ -454,13 +470,6 @@ def _redirect_field_of(url: str) -> str:
     return options.get("redirect_field_name") or view_class.redirect_field_name
 
 
-def _client_address(request: HttpRequest) -> str:
-    """Return the address of the client, "" if the site does not say how to find it."""
-    if conf.CLIENT_ADDRESS is None:
-        return ""
-    return str(import_string(conf.CLIENT_ADDRESS)(request) or "")
-
-
 def _csp_nonce(request: HttpRequest) -> str:
     """Return the nonce of the request's Content-Security-Policy, "" if it has none.
 
@@ -472,54 +481,6 @@ def _csp_nonce(request: HttpRequest) -> str:
     return "" if nonce is None else str(nonce)  # Both are lazy: this puts it into the policy.
 
 
-class KeptLogin(NamedTuple):
-    """A login that has not ended in its request, as the user's session on this site keeps it.
-
-    Args:
-        email: the address; "" if none is kept.
-        seconds: how many seconds ago it was sent, None if none is kept.
-        engine: name of the engine that it uses, "" if not known.
-    """
-
-    email: str = ""
-    seconds: int | None = None
-    engine: str = ""
-
-
-def _keep_login(request: HttpRequest, email: str, engine: str) -> None:
-    """Keep the address, so that the form has it if the login fails outside of this request.
-
-    SECURITY: encrypted, because sites keep their users' sessions in databases, caches and cookies.
-    """
-    request.session[KEPT] = {
-        "email": str(encrypt(email)),
-        "sent_at": int(time.time()),
-        "engine": engine,
-    }
-
-
-def _kept_login(request: HttpRequest) -> KeptLogin:
-    """Return the login that is kept."""
-    kept = request.session.get(KEPT)
-    if not kept or (seconds := int(time.time()) - kept["sent_at"]) > KEPT_FOR:
-        return KeptLogin()
-    try:
-        return KeptLogin(decrypt(kept["email"]), max(0, seconds), kept.get("engine", ""))
-    except SessionUnreadable:
-        return KeptLogin()
-
-
-def _forget_login(request: HttpRequest) -> None:
-    request.session.pop(KEPT, None)
-
-
-def _several_engines() -> bool:
-    try:
-        return len(offered_engines()) > 1
-    except ImproperlyConfigured:
-        return False  # The page itself still works.
-
-
 def _retry_at(failure: GarminAuthError | None) -> datetime | None:
     """Return when the user may try again, None if not known."""
     if not isinstance(failure, RateLimited) or failure.retry_after is None:
@@ -527,10 +488,13 @@ def _retry_at(failure: GarminAuthError | None) -> datetime | None:
     return timezone.now() + timedelta(seconds=failure.retry_after)
 
 
-def _site_pause() -> datetime | None:
-    """Return when the site's cooldown ends, None if there is none.
+def _site_pause(domain: str) -> datetime | None:
+    """Return when the cooldown of a Garmin domain's sessions ends, None if there is none.
 
     Logins are still allowed during it, because Garmin counts them by account.
+
+    Args:
+        domain: Garmin's domain.
     """
-    left = cooldown.seconds_left(cooldown.SITE)
+    left = cooldown.seconds_left(cooldown.site_scope(domain))
     return timezone.now() + timedelta(seconds=left) if left else None

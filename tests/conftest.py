@@ -117,12 +117,17 @@ def mfa_account(garmin):
 def connect(garmin):
     """Store a session of a Garmin account for a user, without a login."""
 
-    def connect(user, email=EMAIL, engine="garth", **options):
+    def connect(user, email=EMAIL, engine="garth", domain="garmin.com", **options):
         with contextlib.suppress(ValueError):  # The test may have opened it already.
-            garmin.add_account(email, PASSWORD)
-        data = garmin.issue_session(email, engine=engine, **options)
+            garmin.add_account(email, PASSWORD, domain=domain)
+        data = garmin.issue_session(email, engine=engine, domain=domain, **options)
         GarminAuthenticationState.objects.connect(
-            user.pk, engine=engine, session_data=data, account_name=email, validated_at=None
+            user.pk,
+            engine=engine,
+            domain=domain,
+            session_data=data,
+            account_name=email,
+            validated_at=None,
         )
         return state_of(user)
 

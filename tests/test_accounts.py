@@ -30,6 +30,7 @@ def test_a_stored_session_is_connected(user, connect):
         connected=True,
         name=EMAIL,
         engine="garth",
+        domain="garmin.com",
         connected_at=state.connected_at,
         ended_reason="",
     )
@@ -75,13 +76,23 @@ def test_a_pending_login_alone_is_not_connected(user):
 def test_a_disconnected_account_says_by_whom(user, connect, reason):
     connect(user)
     states.disconnect(user.pk, reason)
-    assert account_of(user) == Account(Status.DISCONNECTED, ended_reason=reason)
+    assert account_of(user) == Account(
+        Status.DISCONNECTED, engine="garth", domain="garmin.com", ended_reason=reason
+    )
 
 
 def test_an_ended_session_says_so(user, connect):
     state = connect(user)
     states.end_session(state.pk, state.session_version, "expired")
-    assert account_of(user) == Account(Status.DISCONNECTED, ended_reason=EndedReason.EXPIRED)
+    account = account_of(user)
+    assert (account.status, account.ended_reason) == (Status.DISCONNECTED, EndedReason.EXPIRED)
+
+
+def test_an_ended_session_still_says_how_the_user_had_connected(user, connect):
+    state = connect(user)
+    states.end_session(state.pk, state.session_version, "expired")
+    account = account_of(user)
+    assert (account.engine, account.domain) == ("garth", "garmin.com")
 
 
 @pytest.mark.parametrize(
@@ -242,7 +253,7 @@ def connecting(user, connect):
         (connected_and_waiting, "waiting", "/garmin/mfa/", False),
         (ended_and_waiting, "waiting", "/garmin/mfa/", True),
         (connected_and_too_late, "connected", "/garmin/", False),
-        (connecting, "connecting", "/garmin/login/progress/", False),
+        (connecting, "connecting", "/garmin/progress/", False),
     ],
 )
 def test_a_badge_says_what_there_is(

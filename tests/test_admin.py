@@ -386,7 +386,7 @@ def test_a_mass_failure_names_the_engine_the_users_and_the_command(
     for number in range(3):
         user = django_user_model.objects.create_user(f"user{number}")
         state = connect(user, f"user{number}@example.com")
-        GarminAuthenticationState.objects.refuse_exchange(state.pk, "garth")
+        GarminAuthenticationState.objects.refuse_exchange(state.pk, "garth", "garmin.com")
 
     text = text_of(staff("view").get(LIST))
 

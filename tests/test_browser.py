@@ -22,11 +22,11 @@ from garmin_auth.forms import MFAForm
 from garmin_auth.health import Outcome, check_session, check_sessions
 from garmin_auth.limits import cooldown
 from garmin_auth.login import MFARequired, start_login
+from garmin_auth.logins.kept import KEPT
 from garmin_auth.logins.records import to_record
 from garmin_auth.models import EndedReason, GarminAuthenticationState
 from garmin_auth.notices import mail_users
 from garmin_auth.storage.keys import encrypt
-from garmin_auth.views import KEPT
 from tests.browser import SCHEMES, SIZES, chromium, focused, kept_port, screenshot, tab_to
 from tests.conftest import EMAIL, PASSWORD, ROOT, state_of
 from tests.markdown import blocks
@@ -563,9 +563,9 @@ def show(open_page, garmin, connect, client, user, other_user, mfa_account):
         elif name in ("mfa", "status_waiting", "mfa_wrong", "mfa_over"):
             start_login(user, EMAIL, PASSWORD)
         elif name == "login_paused":
-            cooldown.start(cooldown.account_scope(EMAIL), 1800)
+            cooldown.start(cooldown.account_scope(EMAIL, "garmin.com"), 1800)
         elif name == "login_site_paused":
-            cooldown.start(cooldown.SITE, 1800)
+            cooldown.start(cooldown.site_scope("garmin.com"), 1800)
         if name == "mfa_over":
             states.update(mfa_started_at=now - timedelta(hours=1))
         step = name.partition("_")[0]
@@ -583,7 +583,7 @@ def show(open_page, garmin, connect, client, user, other_user, mfa_account):
     return show
 
 
-PATHS = {"status": "/garmin/", "progress": "/garmin/login/progress/"}
+PATHS = {"status": "/garmin/", "progress": "/garmin/progress/"}
 PAGES = (
     "status_never",
     "status_connected",

@@ -20,7 +20,12 @@ from django.urls import reverse_lazy
 from packaging.requirements import Requirement
 
 import garmin_auth
-from garmin_auth.checks import check_cache_table, check_stored_engines, check_stored_sessions
+from garmin_auth.checks import (
+    CALLABLES,
+    check_cache_table,
+    check_stored_engines,
+    check_stored_sessions,
+)
 from garmin_auth.conf import Settings, conf
 from garmin_auth.engines import NEEDS, default_engine, get_engine, installed_version
 from garmin_auth.models import GarminAuthenticationState
@@ -742,14 +747,14 @@ def test_staticfiles_with_their_url_are_silent():
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("name", ["CLIENT_ADDRESS", "MAY_CONNECT", "THREAD_CONTEXT"])
+@pytest.mark.parametrize("name", CALLABLES)
 @pytest.mark.parametrize("path", ["mysite.missing", "tests.missing", "tests.test_checks.ROOT"])
 def test_a_callable_that_cannot_be_imported_is_an_error(settings, name, path):
     setattr(settings, f"GARMIN_AUTH_{name}", path)
     assert said("E007") == [f"GARMIN_AUTH_{name} is {path!r}, which cannot be imported or called."]
 
 
-@pytest.mark.parametrize("name", ["CLIENT_ADDRESS", "MAY_CONNECT", "THREAD_CONTEXT"])
+@pytest.mark.parametrize("name", CALLABLES)
 def test_a_callable_that_can_be_imported_is_silent(settings, name):
     setattr(settings, f"GARMIN_AUTH_{name}", "contextlib.nullcontext")
     assert said("E007") == []

@@ -567,7 +567,7 @@ PAGE_TEMPLATES = {
     "": "status.html",
     "login/": "login.html",
     "mfa/": "mfa.html",
-    "login/progress/": "progress.html",
+    "progress/": "progress.html",
 }
 
 
@@ -577,7 +577,7 @@ def test_every_variable_of_the_pages_is_in_the_reference(page, client, user, mfa
     settings.GARMIN_AUTH_ENGINE = "garth"
     if page == "mfa/":
         start_login(user, EMAIL, PASSWORD)
-    if page == "login/progress/":
+    if page == "progress/":
         GarminAuthenticationState.objects.begin_login(user.pk, "login", 60)
     client.force_login(user)
     text = (ROOT / "docs/reference/pages.md").read_text()

@@ -18,6 +18,7 @@ from garmin_auth.health import Outcome, check_session
 from garmin_auth.limits import throttle
 from garmin_auth.login import connect_with_key, start_login
 from garmin_auth.models import GarminAuthenticationState
+from garmin_auth.notices import expiry_mail
 from garmin_auth.sessions import garmin_client
 from tests.conftest import EMAIL, PASSWORD, needs_personal, raw_row, state_of
 from tests.engines.third_key_engine import ThirdKeyEngine
@@ -45,6 +46,10 @@ class KeyEngine(ThirdKeyEngine):
 class SlowGarth(GarthEngine):
     name = "slow"
     slow_login = True
+
+
+class Progress(GarthEngine):
+    name = "progress"
 
 
 @pytest.fixture(autouse=True)
@@ -361,6 +366,12 @@ def test_the_status_page_works_with_a_list_that_cannot(
     assert browser.get("/garmin/").status_code == 200
 
 
+def test_the_status_page_works_with_a_domain_that_cannot(several, browser, user, key, settings):
+    browser.post("/garmin/login/", {"key": key})
+    settings.GARMIN_AUTH_DOMAIN = ["garmin.com", "evil.example"]
+    assert browser.get("/garmin/").status_code == 200
+
+
 def test_a_way_that_is_no_longer_offered_is_still_said(several, browser, user, key, settings):
     browser.post(KEY_PAGE, {"key": key})
     settings.GARMIN_AUTH_ENGINE = ["garth", "slow"]
@@ -380,6 +391,53 @@ def test_starting_over_uses_the_engine_of_the_login_that_waits(several, browser,
     assert f'<a href="{GARTH_PAGE}?other=1">' in page
 
 
+def end(user):
+    state = state_of(user)
+    assert GarminAuthenticationState.objects.end_session(state.pk, state.session_version, "expired")
+
+
+def test_who_had_a_key_is_told_of_the_key_when_it_has_ended(several, browser, user, key):
+    """No password was changed, and the key is what has to be replaced."""
+    browser.post(KEY_PAGE, {"key": key})
+    end(user)
+
+    page, mail = text(browser.get(STATUS)), expiry_mail(user, "https://example.com")
+
+    for words in (page, mail.body, mail.alternatives[0].content):
+        assert "no longer accepts your key" in words
+        assert "password" not in words.partition("<main")[2]
+
+
+def test_who_had_a_password_is_still_told_of_the_password(several, browser, user, account):
+    browser.post(GARTH_PAGE, FORM)
+    end(user)
+
+    assert "because your Garmin password was changed" in text(browser.get(STATUS))
+    assert "password was changed" in expiry_mail(user, "https://example.com").body
+
+
+@pytest.mark.parametrize("name", ["key", "garth"])
+def test_connecting_again_leads_to_the_way_that_the_user_had(
+    several, browser, user, key, settings, name
+):
+    settings.GARMIN_AUTH_ENGINE = ["slow", "key", "garth"]
+    page = f"/garmin/login/{name}/"
+    browser.post(page, {"key": key} if name == "key" else FORM)
+    end(user)
+
+    assert f'href="{page}">Connect again</a>' in browser.get(STATUS).text
+    assert f"https://example.com{page}" in expiry_mail(user, "https://example.com").body
+
+
+def test_an_engine_may_have_the_name_of_a_page(browser, account, settings):
+    settings.GARMIN_AUTH_ENGINES = {
+        "progress": "tests.test_engine_choice.Progress",
+        **settings.GARMIN_AUTH_ENGINES,
+    }
+    settings.GARMIN_AUTH_ENGINE = ["key", "progress"]
+    assert browser.post("/garmin/login/progress/", FORM).url == STATUS
+
+
 def test_a_key_replaces_a_login_that_waits(several, browser, user, mfa_account, garmin):
     browser.post(GARTH_PAGE, FORM)
     assert "Verification code required" in text(browser.get(KEY_PAGE))
@@ -395,7 +453,7 @@ def test_a_slow_login_that_failed_leads_back_to_its_page(several, browser, accou
     browser.post("/garmin/login/slow/", {**FORM, "password": "wrong"})
     wait_for_logins()
 
-    response = browser.get("/garmin/login/progress/")
+    response = browser.get("/garmin/progress/")
 
     assert response.url == "/garmin/login/slow/"
     assert str(InvalidCredentials.user_message) in text(browser.get(response.url))
@@ -406,7 +464,7 @@ def test_a_slow_login_that_failed_elsewhere_leads_to_a_page_for_passwords(severa
     states.begin_login(user.pk, "login", 20)
     states.fail_login(user.pk, "login", '{"error": "InvalidCredentials"}')
 
-    assert browser.get("/garmin/login/progress/").url == GARTH_PAGE
+    assert browser.get("/garmin/progress/").url == GARTH_PAGE
 
 
 def test_the_end_of_a_key_counts_from_today(several, browser, user, key, monkeypatch):

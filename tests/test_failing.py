@@ -226,7 +226,7 @@ def test_an_outage_tells_nobody(both, garmin, told, caplog):
     assert (report.failing, report.unknown, told) == (0, 2, [])
     assert [badge_of(user).status for user in both] == ["connected", "connected"]
     assert "considered an outage" in caplog.text
-    assert states.outages().keys() == {"garth"}
+    assert states.outages().keys() == {("garth", "garmin.com")}
 
 
 def test_when_an_outage_ends_those_who_still_fail_have_a_day(both, garmin, told):
@@ -295,7 +295,7 @@ def test_the_command_names_who_fails_and_the_outage(both, garmin, capsys):
     states.update(failing_told_at=None, last_validated=None)
     with pytest.raises(SystemExit):
         call_command("check_garmin_sessions")
-    assert "No session of the engine garth has worked since " in capsys.readouterr().err
+    assert "No session of the engine garth has worked at garmin.com since " in capsys.readouterr().err
 
 
 def test_staff_see_who_fails_and_count_them(both, garmin, admin_client):

@@ -149,7 +149,7 @@ def test_a_value_that_is_no_bool_lets_nothing_pass(user, connect, garmin, settin
 
 def test_a_requests_session_of_ours_sends_nothing(garmin, frozen):
     with pytest.raises(Frozen):
-        get_transport().new_session().get(f"https://connectapi.garmin.com{PROFILE}")
+        get_transport("garmin.com").new_session().get(f"https://connectapi.garmin.com{PROFILE}")
 
     assert garmin.log == []
 

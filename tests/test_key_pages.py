@@ -151,3 +151,19 @@ def test_the_browser_keeps_and_offers_no_key(open_page, key):  # noqa: F811
     assert key not in page.content()
     page.reload()
     assert key not in page.content()
+
+
+def test_the_service_is_chosen_by_keyboard(open_page, check_accessibility, garmin, user, settings):  # noqa: F811
+    settings.GARMIN_AUTH_DOMAIN = ["garmin.com", "garmin.cn"]
+    garmin.add_account(EMAIL, PASSWORD, domain="garmin.cn")
+    page = open_page("/garmin/login/", "narrow")
+    check_accessibility(page)
+
+    tab_to(page, "Garmin service")
+    page.keyboard.type("Garmin C")
+    enter_key(page, garmin.add_key(EMAIL))
+    page.wait_for_url("**/garmin/")
+
+    assert "Garmin China (佳明)" in page.inner_text("dl")
+    check_accessibility(page)
+    assert state_of(user).domain == "garmin.cn"

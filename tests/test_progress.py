@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_databas
 states = GarminAuthenticationState.objects
 
 STATUS, LOGIN, MFA = "/garmin/", "/garmin/login/", "/garmin/mfa/"
-PROGRESS, CANCEL = "/garmin/login/progress/", "/garmin/mfa/cancel/"
+PROGRESS, CANCEL = "/garmin/progress/", "/garmin/mfa/cancel/"
 FORM = {"email": EMAIL, "password": PASSWORD}
 WRONG = {"email": EMAIL, "password": "s3cret and wrong"}
 JSON = {"Accept": "application/json"}
@@ -369,7 +369,7 @@ def test_a_site_that_is_busy_says_so(browser, other_user, account, garmin, gate,
 
 
 def test_a_pause_is_said_at_once(browser, account, garmin, slow_logins):
-    cooldown.start(cooldown.account_scope(EMAIL), 300)
+    cooldown.start(cooldown.account_scope(EMAIL, "garmin.com"), 300)
     response = browser.post(LOGIN, FORM)
 
     assert response.status_code == 200

@@ -23,7 +23,7 @@ from tests.conftest import EMAIL, PASSWORD
 from tests.rows import damage
 
 STATUS, LOGIN, MFA = "/garmin/", "/garmin/login/", "/garmin/mfa/"
-PROGRESS = "/garmin/login/progress/"
+PROGRESS = "/garmin/progress/"
 STATIC = files("garmin_auth") / "static" / "garmin_auth"
 CSS = (STATIC / "garmin_auth.css").read_text()
 SCRIPT = (STATIC / "garmin_auth.js").read_text()
@@ -202,7 +202,7 @@ def login_rate_limited(browser):
 
 
 def login_when_the_site_pauses(browser):
-    cooldown.start(cooldown.SITE, 300)
+    cooldown.start(cooldown.site_scope("garmin.com"), 300)
     return browser.get(LOGIN)
 
 

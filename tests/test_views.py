@@ -287,7 +287,7 @@ def test_head_uses_up_no_message(browser, account):
     assert "Your Garmin account is connected." in words(browser.get(STATUS))
 
 
-@pytest.mark.parametrize("url", ["/garmin/login/progress/", MFA])
+@pytest.mark.parametrize("url", ["/garmin/progress/", MFA])
 def test_head_adds_no_message(browser, user, connect, url):
     if "progress" in url:
         connect(user)
@@ -896,7 +896,7 @@ def test_a_rate_limit_without_a_time_names_the_one_that_this_site_keeps(browser,
 
 
 def test_a_rate_limit_without_a_time_after_a_short_one_is_short(browser, account, garmin):
-    scope = cooldown.account_scope(EMAIL)
+    scope = cooldown.account_scope(EMAIL, "garmin.com")
     cooldown.start(scope, 1)
     wait_until(lambda: not cooldown.seconds_left(scope))
     garmin.fail("login", "rate_limited")
@@ -912,7 +912,7 @@ def test_the_form_stays_usable_during_a_pause(browser, account, garmin):
 
 
 def test_the_login_page_says_until_when_the_site_pauses(browser):
-    cooldown.start(cooldown.SITE, 300)
+    cooldown.start(cooldown.site_scope("garmin.com"), 300)
     until = clock(words(browser.get(LOGIN)), "Garmin is limiting requests from this site until")
     assert timedelta(seconds=290) < until - timezone.now() <= timedelta(seconds=300)
 

@@ -21,6 +21,7 @@ from .. import signals
 from ..checking.pool import WorkerPool
 from ..checking.report import Outcome
 from ..conf import conf
+from ..engines import offered_domains
 from ..health import StopRule, check_session
 from ..limits import mass_failure
 from ..login import disconnect
@@ -88,6 +89,7 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
         "user",
         "state",
         "session_engine",
+        "domain",
         "connected_at",
         "session_ends_at",
         "last_validated",
@@ -178,15 +180,18 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
                 "is used or checked, and nobody can connect an account."
             )
             self.message_user(request, sentence, messages.WARNING)
-        for engine, count in mass_failure.under_way().items() if request.method == "GET" else ():
+        failures = mass_failure.under_way().items() if request.method == "GET" else ()
+        for (engine, domain), count in failures:
             sentence = gettext(
-                "Garmin has refused the sessions of %(count)d users of the engine %(engine)s and "
-                "accepted none since. Check the consumer key and the clock of this server. None of "
-                "these sessions is cleared until Garmin accepts one. If they really are dead, run "
-                "manage.py check_garmin_sessions --believe-refusals %(engine)s."
+                "%(domain)s has refused the sessions of %(count)d users of the engine %(engine)s "
+                "and accepted none since. Check the consumer key and the clock of this server. "
+                "None of these sessions is cleared until one is accepted. If they really are "
+                "dead, run manage.py check_garmin_sessions --believe-refusals %(engine)s."
             )
             self.message_user(
-                request, sentence % {"count": count, "engine": engine}, messages.ERROR
+                request,
+                sentence % {"count": count, "engine": engine, "domain": domain},
+                messages.ERROR,
             )
         return response
 
@@ -216,7 +221,10 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
     @admin.display(description=pgettext_lazy("garmin_auth", "engine"), ordering="engine")
     def session_engine(self, state):
         """Name the engine of the session. Without one, the column has the former session's."""
-        return state.engine if state.connected_at else self.get_empty_value_display()
+        if not state.connected_at:
+            return self.get_empty_value_display()
+        several = len(offered_domains()) > 1
+        return f"{state.engine} ({state.domain})" if several else state.engine
 
     @admin.display(description=_("error of the last sign-in"))
     def last_failure(self, state):
@@ -240,9 +248,9 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
 
         def in_time():
             for state in states:
-                if time.monotonic() > ends or stop.reason:
+                if time.monotonic() > ends:
                     return
-                if state.engine not in stop.failing_engines:
+                if not stop.left_out.has(state):
                     yield state
 
         checkers = WorkerPool(

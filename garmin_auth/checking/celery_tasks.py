@@ -99,7 +99,8 @@ def check_stored_session(
         return _skipped()
     if self.request.called_directly or self.request.is_eager:  # There is no message to postpone.
         return _told(check_session(state.user))
-    if paused := cooldown.seconds_left(cooldown.SITE):
+    site = cooldown.site_scope(state.domain)
+    if paused := cooldown.seconds_left(site):
         raise _again(self, pk, enqueued_at, paused, faults=faults, turn=turn)
     if turn is None or turn < time.time() - SHORT_WAIT:
         turn = reserve_turn(LONGEST_WAIT)
@@ -112,7 +113,7 @@ def check_stored_session(
     found = check_session(state.user)
     if isinstance(found.error, RateLimited):
         # With a new enqueued_at, because this check has just marked the session as checked.
-        left = cooldown.seconds_left(cooldown.SITE) or cooldown.FIRST
+        left = cooldown.seconds_left(site) or cooldown.FIRST
         raise _again(self, pk, _now(), left, faults=faults)
     if _may_pass(found) and faults < len(BACKOFF):
         raise _again(self, pk, _now(), BACKOFF[faults], faults=faults + 1)

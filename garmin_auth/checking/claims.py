@@ -1,6 +1,7 @@
 """Choose the sessions that a run checks next, and share them between simultaneous runs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -32,6 +33,31 @@ def due_sessions(max_age: timedelta | None = None, user: Any = None) -> StateQue
     return rows.order_by(F("last_checked_at").asc(nulls_first=True), "pk").select_related("user")
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """The sessions that a run does not check.
+
+    Args:
+        domains: those of these Garmin domains.
+        services: those of these engines, each at one domain.
+    """
+
+    domains: frozenset[str] = frozenset()
+    services: frozenset[tuple[str, str]] = frozenset()
+
+    def has(self, state: GarminAuthenticationState) -> bool:
+        """Return whether a row's session is one of them."""
+        return state.domain in self.domains or (state.engine, state.domain) in self.services
+
+    def exclude_from(self, rows: StateQuerySet) -> StateQuerySet:
+        """Return the rows without them."""
+        if self.domains:
+            rows = rows.exclude(domain__in=self.domains)
+        for engine, domain in self.services:
+            rows = rows.exclude(engine=engine, domain=domain)
+        return rows
+
+
 class CheckRun:
     """The sessions that one run checks. It claims a few of them at a time.
 
@@ -49,7 +75,7 @@ class CheckRun:
         self, due: StateQuerySet, *, batch: int, seconds: float, limit: int | None = None
     ) -> None:
         self._due, self._batch, self._seconds, self._limit = due, batch, seconds, limit
-        self._left_out: set[str] = set()
+        self._left_out = LeftOut()
         self._states = GarminAuthenticationState.objects
         began = timezone.now()
         self.name = f"{began:{STAMP}} {uuid4().hex}"
@@ -59,7 +85,7 @@ class CheckRun:
     def __iter__(self) -> Iterator[GarminAuthenticationState]:
         for batch in self.batches():
             for state in batch:
-                if state.engine not in self._left_out:
+                if not self._left_out.has(state):
                     yield state
                 elif self._limit is not None:
                     self._limit += 1
@@ -72,17 +98,18 @@ class CheckRun:
         for rows in (never, before):
             while self._limit is None or self._limit > 0:
                 number = self._batch if self._limit is None else min(self._batch, self._limit)
-                wanted = rows.exclude(engine__in=self._left_out) if self._left_out else rows
-                claimed = wanted.claim_checks(self.name, number, self._seconds)
+                claimed = self._left_out.exclude_from(rows).claim_checks(
+                    self.name, number, self._seconds
+                )
                 if not claimed:
                     break
                 if self._limit is not None:
                     self._limit -= len(claimed)
                 yield claimed
 
-    def leave_out(self, engines: Iterable[str]) -> None:
-        """Claim no more sessions of these engines, and yield none that are already claimed."""
-        self._left_out = set(engines)
+    def leave_out(self, left_out: LeftOut) -> None:
+        """Claim no more of these sessions, and yield none that are already claimed."""
+        self._left_out = left_out
 
     def keep(self, batch: list[GarminAuthenticationState], seconds: float) -> None:
         """Renew the claims of a batch.

@@ -35,6 +35,7 @@ class Check:
         refreshed: whether the access token was refreshed.
         error: the exception, None for an active session.
         engine: name of the engine that wrote the session; "" if there was no session.
+        domain: the Garmin domain that the session is for; "" if there was no session.
         worked: whether a call to Garmin succeeded.
         limited_alone: whether a rate limit on the session leaves all others alone.
         reason: the ``FailingReason`` of an unknown result, "" if it is not the session that fails.
@@ -47,6 +48,7 @@ class Check:
     refreshed: bool = False
     error: Exception | None = None
     engine: str = ""
+    domain: str = ""
     worked: bool = False
     limited_alone: bool = False
     reason: str = ""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from ..conf import ENGINE_NAME_LENGTH, conf
+from ..conf import DOMAINS, ENGINE_NAME_LENGTH, conf
 from ..exceptions import GarminUnavailable, SessionUnreadable
 from .base import Engine, KeyEngine, PasswordEngine
 from .interruptions import interruptions
@@ -86,22 +86,43 @@ def default_engine() -> str:
     return offered_engines()[0]
 
 
-def get_engine(name: str | None = None) -> Engine:
+def offered_domains() -> list[str]:
+    """Return Garmin's domains for new logins, the default first: those in ``GARMIN_AUTH_DOMAIN``.
+
+    Raises:
+        ImproperlyConfigured: the setting is wrong.
+    """
+    return [conf.DOMAIN] if isinstance(conf.DOMAIN, str) else list(conf.DOMAIN)
+
+
+def get_engine(name: str | None = None, domain: str | None = None) -> Engine:
     """Return an engine, importing it on first use.
 
     Args:
         name: the engine's name, None for the first one for new logins.
+        domain: Garmin's domain, None for the first one for new logins.
 
     Raises:
-        ImproperlyConfigured: the engine is not known, or cannot be imported.
+        ImproperlyConfigured: the engine is not known, or cannot be imported; or the domain is not
+            one in ``GARMIN_AUTH_DOMAIN``.
     """
-    name = name or default_engine()
+    name, domains = name or default_engine(), offered_domains()
+    domain = domain or domains[0]
+    if domain not in domains:
+        raise ImproperlyConfigured(
+            f"GARMIN_AUTH_DOMAIN does not have {domain!r}. Domains for new connections: "
+            f"{', '.join(domains)}."
+        )
+    return _engine(name, domain)
+
+
+def _engine(name: str, domain: str) -> Engine:
     path = known_engines().get(name)
     if path is None:
         known = ", ".join(sorted(known_engines()))
         raise ImproperlyConfigured(f"There is no Garmin engine {name!r}. Known engines: {known}.")
     try:
-        return _load(path)
+        return _load(path, domain)
     except interruptions():
         raise
     except Exception as exc:  # A library may fail in any way while it is imported.
@@ -111,16 +132,17 @@ def get_engine(name: str | None = None) -> Engine:
         raise ImproperlyConfigured(problem) from exc
 
 
-def get_password_engine(name: str | None = None) -> PasswordEngine:
+def get_password_engine(name: str | None = None, domain: str | None = None) -> PasswordEngine:
     """Return an engine that logs in with a password.
 
     Args:
         name: the engine's name; None for the first one for new logins that takes a password.
+        domain: as for ``get_engine``.
 
     Raises:
         ImproperlyConfigured: as for ``get_engine``; or users connect in another way with it.
     """
-    engine = get_engine(name) if name else _first_offered(PasswordEngine) or get_engine()
+    engine = get_engine(name or _first_offered(PasswordEngine), domain)
     if not isinstance(engine, PasswordEngine):
         raise ImproperlyConfigured(
             f"The engine {engine.name!r} does not log in with a password. If it takes a key, call "
@@ -129,33 +151,37 @@ def get_password_engine(name: str | None = None) -> PasswordEngine:
     return engine
 
 
-def get_key_engine(name: str | None = None) -> KeyEngine:
+def get_key_engine(name: str | None = None, domain: str | None = None) -> KeyEngine:
     """Return an engine that takes a key.
 
     Args:
         name: the engine's name; None for the first one for new logins that takes a key, or, if
             none does, for ``personal``.
+        domain: as for ``get_engine``.
 
     Raises:
         ImproperlyConfigured: as for ``get_engine``; or users connect in another way with it.
     """
-    engine = get_engine(name) if name else _first_offered(KeyEngine) or get_engine("personal")
+    engine = get_engine(name or _first_offered(KeyEngine) or "personal", domain)
     if not isinstance(engine, KeyEngine):
         raise ImproperlyConfigured(f"The engine {engine.name!r} takes no key.")
     return engine
 
 
-def get_stored_engine(name: str) -> Engine:
-    """Return the engine that a row or a challenge names.
+def get_stored_engine(name: str, domain: str) -> Engine:
+    """Return the engine that a row or a challenge names, whatever new logins use.
 
     Args:
         name: the engine's name, as stored.
+        domain: Garmin's domain, as stored.
 
     Raises:
-        SessionUnreadable: the engine is not known, or cannot be imported.
+        SessionUnreadable: the engine or the domain is not known, or the engine cannot be imported.
     """
+    if domain not in DOMAINS:
+        raise SessionUnreadable(f"{domain!r} is not one of Garmin's domains.")
     try:
-        return get_engine(name)
+        return _engine(name, domain)
     except ImproperlyConfigured as exc:
         problem = str(exc)
     raise SessionUnreadable(problem)
@@ -270,14 +296,13 @@ def foreign_variables() -> list[str]:
     return sorted(name for name in os.environ if VARIABLES.fullmatch(name))
 
 
-def _first_offered(kind: Any) -> Engine | None:
-    engines = map(get_engine, offered_engines())
-    return next((engine for engine in engines if isinstance(engine, kind)), None)
+def _first_offered(kind: Any) -> str | None:
+    return next((name for name in offered_engines() if isinstance(get_engine(name), kind)), None)
 
 
 @lru_cache
-def _load(path: str) -> Engine:
-    engine: Engine = import_string(path)()
+def _load(path: str, domain: str) -> Engine:
+    engine: Engine = import_string(path)(domain)
     if not 0 < len(engine.name) <= ENGINE_NAME_LENGTH:
         raise ImproperlyConfigured(f"its name must have 1 to {ENGINE_NAME_LENGTH} characters.")
     return engine

@@ -10,8 +10,8 @@ with no secret in them and nothing chained to them. Each call ends within ``conf
 a login within ``login_timeout``, a refresh within ``REFRESH_TIMEOUT``.
 
 To write your own engine, subclass one of the two and add its dotted path to
-``GARMIN_AUTH_ENGINES``. Each process imports it on first use and makes one instance, without
-arguments, for all threads.
+``GARMIN_AUTH_ENGINES``. Each process imports it on first use and makes one instance for each of
+Garmin's domains, for all threads.
 """
 
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from ..conf import conf
+from ..conf import DOMAINS, conf
 from ..exceptions import GarminAuthError, GarminUnavailable, SessionUnreadable
 from .secret import Secret
 
@@ -109,6 +109,9 @@ class OpenSession(ABC):
 class Engine(ABC):
     """What all engines have in common: stored sessions. Subclass one of its subclasses.
 
+    Args:
+        domain: Garmin's domain, whose hosts are the only ones that get a credential.
+
     Attributes:
         name: the short name that rows store, at most 50 characters.
         rotates: whether ``refresh`` makes the previous session data worthless.
@@ -125,6 +128,9 @@ class Engine(ABC):
     use_prolongs: bool = False
     label: Any = ""
     login_note: Any = ""
+
+    def __init__(self, domain: str = DOMAINS[0]) -> None:
+        self.domain = domain
 
     @property
     def login_timeout(self) -> float:

@@ -21,7 +21,6 @@ from requests.exceptions import UnrewindableBodyError
 from requests.utils import rewind_body
 from urllib3.exceptions import HTTPError
 
-from ..conf import conf
 from ..exceptions import GarminAuthError, GarminUnavailable
 from .base import After, Before
 from .http.deadline import deadline, seconds_of
@@ -50,7 +49,7 @@ class ApiCalls:
         renew: fetches a fresh access token. It is called without a lock, and must itself make
             threads that need a token at the same time wait for each other.
         before, after: as for ``Engine.open``.
-        host: the API's host, without Garmin's domain.
+        base_url: the URL of the API's host, as ``api_base`` returns it.
 
     Attributes:
         worked: whether a call has succeeded.
@@ -64,9 +63,9 @@ class ApiCalls:
         renew: Callable[[], None],
         before: Before,
         after: After,
-        host: str = "connectapi",
+        base_url: str,
     ) -> None:
-        self._session, self._host = session, host
+        self._session, self._base_url = session, base_url
         self._authorization, self._is_over, self._renew = authorization, is_over, renew
         self._before, self._after = before, after
         self.worked = False
@@ -102,7 +101,7 @@ class ApiCalls:
             GarminAuthError, ValueError, TypeError: as for ``request``.
             GarminUnavailable: also if the answer is not JSON.
         """
-        return self._request(method, api_url(path, self._host), True, kwargs, _json_of)
+        return self._request(method, urljoin(self._base_url, path), True, kwargs, _json_of)
 
     @sensitive_variables()
     def _request(
@@ -222,14 +221,14 @@ def _rewind(request: requests.PreparedRequest) -> None:
     )
 
 
-def api_url(path: str, host: str) -> str:
-    """Return the URL of an API path.
+def api_base(domain: str, host: str = "connectapi") -> str:
+    """Return the URL of an API's host.
 
     Args:
-        path: the path, or a complete URL, which is returned as it is.
-        host: the API's host, without Garmin's domain.
+        domain: Garmin's domain.
+        host: the host's name, without the domain.
     """
-    return urljoin(f"https://{host}.{conf.DOMAIN}", path)
+    return f"https://{host}.{domain}"
 
 
 def _json_of(response: requests.Response) -> Any:

@@ -1,9 +1,9 @@
 """Stop asking Garmin, in every process, after it has answered 429.
 
-A rate limit on a refresh or an API call starts a cooldown for the whole site; or, if the session's
-engine says so, for the sessions with the same credential. A rate limit on a login starts one for
-that Garmin account's logins only. Cooldowns are kept in the cache that ``GARMIN_AUTH_CACHE`` names.
-A site's tenants share them: to Garmin they are one address.
+A rate limit on a refresh or an API call starts a cooldown for all sessions of that Garmin domain;
+or, if the session's engine says so, for those with the same credential. A rate limit on a login
+starts one for that Garmin account's logins only. Cooldowns are kept in the cache that
+``GARMIN_AUTH_CACHE`` names. A site's tenants share them: to Garmin they are one address.
 """
 
 import time
@@ -19,21 +19,34 @@ from .shared_cache import cache_key, shared_cache
 # one twice as long as the previous one, up to LONGEST.
 FIRST = 60
 LONGEST = 3600
-SITE = "site"
+# How the scope of all sessions of a domain begins.
+SITE = "site-"
 # How the scope of a credential begins.
 CREDENTIAL = "credential-"
 
 
-def account_scope(email: str) -> str:
-    """Return the scope of one Garmin account's logins: an HMAC, never the address itself."""
-    return salted_hmac(
-        "garmin_auth.limits.cooldown", email.strip().lower(), algorithm="sha256"
-    ).hexdigest()
+def site_scope(domain: str) -> str:
+    """Return the scope of all sessions of one of Garmin's domains.
+
+    Args:
+        domain: Garmin's domain. The two are different services, and limit rates separately.
+    """
+    return SITE + domain
+
+
+def account_scope(email: str, domain: str) -> str:
+    """Return the scope of one Garmin account's logins: an HMAC, never the address itself.
+
+    Args:
+        email: the account's e-mail address.
+        domain: Garmin's domain. The same address may have an account in each.
+    """
+    return _hmac(f"{domain} {email.strip().lower()}")
 
 
 def credential_scope(credential: Secret) -> str:
     """Return the scope of all requests with a user's own credential: an HMAC of it."""
-    return CREDENTIAL + account_scope(credential.reveal())
+    return CREDENTIAL + _hmac(credential.reveal())
 
 
 def session_scope(engine: Engine, session_data: str) -> str:
@@ -44,7 +57,7 @@ def session_scope(engine: Engine, session_data: str) -> str:
         session_data: the session.
     """
     credential = engine.rate_limited_by(session_data)
-    return SITE if credential is None else credential_scope(credential)
+    return site_scope(engine.domain) if credential is None else credential_scope(credential)
 
 
 def seconds_left(scope: str) -> int:
@@ -93,7 +106,7 @@ def start(scope: str, retry_after: int | None) -> None:
     until, length = shared_cache.get(_key(scope), (0, 0))
     if until > now and retry_after is None:
         return  # Calls already in progress when the cooldown started do not extend it.
-    first = FIRST if scope == SITE or scope.startswith(CREDENTIAL) else LONGEST
+    first = FIRST if scope.startswith((SITE, CREDENTIAL)) else LONGEST
     length = retry_after or min(LONGEST, 2 * length or first)
     # Kept for a while after the cooldown ends, so that the next one can be longer.
     shared_cache.set(_key(scope), (max(until, now + length), length), length + 2 * LONGEST)
@@ -107,6 +120,10 @@ def end(scope: str) -> None:
     stored = shared_cache.get(_key(scope))
     if stored is not None and stored[0] <= time.time():
         shared_cache.delete(_key(scope))
+
+
+def _hmac(text: str) -> str:
+    return salted_hmac("garmin_auth.limits.cooldown", text, algorithm="sha256").hexdigest()
 
 
 def _key(scope: str) -> str:

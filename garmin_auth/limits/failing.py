@@ -55,12 +55,13 @@ def report_if_too_long(user: Any, row: SessionRow, reason: str) -> bool:
         return False
     if row.failing_told_at:
         return True
-    if not _is_its_own(row.engine, since, reason):
-        if shared_cache.add(tenant_cache_key("outage", row.engine), 1, QUIET):
+    if not _is_its_own(row, since, reason):
+        if shared_cache.add(tenant_cache_key("outage", row.engine, row.domain), 1, QUIET):
             logger.error(
-                "No session of the engine %s has worked since %s, so its failures are considered "
-                "an outage, and no user is told.",
+                "No session of the engine %s has worked at %s since %s, so its failures are "
+                "considered an outage, and no user is told.",
                 row.engine,
+                row.domain,
                 f"{since:%Y-%m-%d %H:%M} UTC",
             )
         return False
@@ -79,11 +80,13 @@ def report_recovery(user: Any) -> None:
         send_on_commit(signals.session_recovered, user, failed_since=since)
 
 
-def _is_its_own(engine: str, since: datetime, reason: str) -> bool:
+def _is_its_own(row: SessionRow, since: datetime, reason: str) -> bool:
     """Return whether it is the connection that fails, not the engine or all of Garmin."""
     states = GarminAuthenticationState.objects
-    if states.others_work(engine, since):
+    if states.others_work(row.engine, row.domain, since):
         return True
     # On a site with one or two connections, nobody else could have worked. What Garmin says about
     # this one is not an outage then.
-    return reason != FailingReason.UNAVAILABLE and states.count_failed(engine) < MASS
+    return (
+        reason != FailingReason.UNAVAILABLE and states.count_failed(row.engine, row.domain) < MASS
+    )

@@ -6,6 +6,10 @@ The counts are kept in the cache that ``GARMIN_AUTH_CACHE`` names.
 import time
 from typing import Any
 
+from django.http import HttpRequest
+from django.utils.module_loading import import_string
+
+from ..conf import conf
 from ..exceptions import LoginThrottled
 from .shared_cache import cache_key, shared_cache, tenant_cache_key
 
@@ -20,6 +24,13 @@ CLIENT_LIMIT, CLIENT_WINDOW = 100, 3600
 # How many logins all users together may make to one account. This limit is higher, so that nobody
 # can lock out the owner by entering their address.
 ACCOUNT_LIMIT, ACCOUNT_WINDOW = 50, 3600
+
+
+def address_of(request: HttpRequest) -> str:
+    """Return the address of the client, "" if the site does not say how to find it."""
+    if conf.CLIENT_ADDRESS is None:
+        return ""
+    return str(import_string(conf.CLIENT_ADDRESS)(request) or "")
 
 
 def count_login(user: Any, account: str, client_address: str = "") -> list[str]:

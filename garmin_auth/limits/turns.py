@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from ..exceptions import GarminUnavailable
+from ..storage.threads import release_pooled_connections
 from .shared_cache import shared_cache, tenant_cache_key
 
 # Seconds between two looks at a request that is waited for.
@@ -38,6 +39,7 @@ def turn(kind: str, user: Any, seconds: float, mark: Any = None) -> Iterator[lis
             marks.append(holder[1])
         if time.monotonic() > gives_up_at:
             raise GarminUnavailable(f"Another {kind} of this user is in progress.")
+        release_pooled_connections()
         time.sleep(PAUSE)
     try:
         yield marks

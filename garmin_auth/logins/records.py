@@ -31,11 +31,21 @@ def to_record(error: GarminAuthError) -> str:
     Args:
         error: the error. If its class is not one of ours, its nearest base class of ours is used.
     """
-    name = next(base.__name__ for base in type(error).__mro__ if base in KNOWN.values())
-    facts = {fact: getattr(error, fact) for fact in FACTS.get(name, ())}
+    kind, facts = facts_of(error)
+    return json.dumps({"error": kind.__name__, **facts})
+
+
+def facts_of(error: GarminAuthError) -> tuple[type[GarminAuthError], dict[str, Any]]:
+    """Return the error's class, and the facts that its message needs, by their names.
+
+    Args:
+        error: the error. If its class is not one of ours, its nearest base class of ours is used.
+    """
+    kind = next(base for base in type(error).__mro__ if base in KNOWN.values())
+    facts = {fact: getattr(error, fact) for fact in FACTS.get(kind.__name__, ())}
     if not all(_is_plain(value) for value in facts.values()):
-        name, facts = GarminAuthError.__name__, {}
-    return json.dumps({"error": name, **facts})
+        return GarminAuthError, {}
+    return kind, facts
 
 
 def from_record(record: str) -> GarminAuthError:

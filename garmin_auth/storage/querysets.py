@@ -24,7 +24,7 @@ from django.db.models import (
 from django.db.models.functions import Coalesce, Concat, Now
 from django.utils import timezone
 
-from ..conf import conf
+from ..conf import DOMAINS, conf
 from .deadlocks import RepeatingQuerySet
 from .lifetimes import WARN_AGAIN_BEFORE, Lifetime, lifetime, soon
 
@@ -127,6 +127,7 @@ class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
         user_id: Any,
         *,
         engine: str,
+        domain: str = DOMAINS[0],
         session_data: str,
         account_name: str | None,
         validated_at: datetime | None,
@@ -140,6 +141,7 @@ class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
         Args:
             user_id: the user's primary key.
             engine: name of the engine that wrote ``session_data``.
+            domain: Garmin's domain, where the account is.
             session_data: the session, as the engine serialises it.
             account_name: the Garmin user name, None if not known.
             validated_at: when the session first worked, None if it has not been used yet.
@@ -162,6 +164,7 @@ class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
         return bool(
             rows.update(
                 engine=engine,
+                domain=domain,
                 session_data=session_data,
                 session_version=F("session_version") + 1,
                 account_name=account_name,
@@ -232,36 +235,42 @@ class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
         owner = self.using_write_db().filter(pk=pk).values_list("lease_owner", flat=True).first()
         return owner or ""
 
-    def refuse_exchange(self, pk: Any, engine: str) -> int:
+    def refuse_exchange(self, pk: Any, engine: str, domain: str) -> int:
         """Record that Garmin refused this user's token at the exchange.
 
         Args:
             pk: the row's primary key.
             engine: name of the engine that made the exchange.
+            domain: the Garmin domain that refused it.
 
         Returns:
-            How many users, with this one, were refused since Garmin last accepted an exchange of
-            that engine. They are counted after this refusal is written, so that of several
+            How many users, with this one, were refused since that domain last accepted an exchange
+            of that engine. They are counted after this refusal is written, so that of several
             processes at once the last one sees all refusals.
         """
-        rows = self.using_write_db().filter(engine=engine)
+        rows = self.using_write_db().filter(engine=engine, domain=domain)
         rows.filter(pk=pk, refused_at=None).update(refused_at=timezone.now())
         return rows.filter(_was_refused()).count()
 
-    def accept_exchange(self, engine: str) -> int:
-        """Record that Garmin accepted an exchange of this engine, and forget its refusals.
+    def accept_exchange(self, engine: str, domain: str) -> int:
+        """Record that a Garmin domain accepted an exchange of this engine; forget its refusals.
+
+        Args:
+            engine: name of the engine that made the exchange.
+            domain: the Garmin domain that accepted it.
 
         Returns:
             How many refusals there were.
         """
-        rows = self.using_write_db().filter(_was_refused(), engine=engine)
+        rows = self.using_write_db().filter(_was_refused(), engine=engine, domain=domain)
         return rows.update(refused_at=None)
 
-    def refused_users(self) -> dict[str, int]:
-        """Return, by engine, how many users were refused since it last had an accepted exchange."""
+    def refused_users(self) -> dict[tuple[str, str], int]:
+        """Return, by engine and domain, how many users were refused since the last acceptance."""
         rows = self.using_write_db().filter(_was_refused()).order_by()
         # An expression, because SQLite would otherwise read the whole index on engine.
-        return dict(rows.values_list(Concat("engine", Value(""))).annotate(Count("pk")))
+        counts = rows.values_list(Concat("engine", Value("")), "domain").annotate(Count("pk"))
+        return {(engine, domain): count for engine, domain, count in counts}
 
     def end_session(self, pk: Any, version: int, reason: str) -> bool:
         """Clear a session, unless it has changed since ``version`` was read.
@@ -392,23 +401,27 @@ class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
 
     def failing_condition(self) -> Q:
         """Return the condition for connections that have been failing for too long."""
-        others = self.model.objects.filter(_works(OuterRef("engine"), OuterRef("failing_since")))
+        others = self.model.objects.filter(
+            _works(OuterRef("engine"), OuterRef("domain"), OuterRef("failing_since"))
+        )
         too_long = Q(failing_since__lte=failing_before()) & Q(Exists(others))
         # A range, as in _was_refused.
         return Q(failing_since__gt=EPOCH) & (Q(failing_told_at__isnull=False) | too_long)
 
-    def others_work(self, engine: str, since: datetime) -> bool:
+    def others_work(self, engine: str, domain: str, since: datetime) -> bool:
         """Return whether sessions of this engine have worked since then, so that it is no outage.
 
         Args:
             engine: name of the engine.
+            domain: Garmin's domain. The sessions of the other one tell nothing about this one.
             since: since when a session of it fails.
         """
-        return self.using_write_db().filter(_works(engine, since)).exists()
+        return self.using_write_db().filter(_works(engine, domain, since)).exists()
 
-    def count_failed(self, engine: str) -> int:
-        """Return how many sessions of this engine have failed since they last worked."""
-        return self.using_write_db().filter(failing_since__gt=EPOCH, engine=engine).count()
+    def count_failed(self, engine: str, domain: str) -> int:
+        """Return how many sessions of this engine and domain have failed since they last worked."""
+        rows = self.using_write_db().filter(failing_since__gt=EPOCH)
+        return rows.filter(engine=engine, domain=domain).count()
 
     def report_failing(self, pk: Any, since: datetime) -> bool:
         """Record that the user is told of the failing connection, unless it has been recorded.
@@ -432,17 +445,19 @@ class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
             return None
         return since
 
-    def outages(self) -> dict[str, datetime]:
+    def outages(self) -> dict[tuple[str, str], datetime]:
         """Return the engines of which no session has worked for ``GARMIN_AUTH_FAILING_AFTER``.
 
         Returns:
-            By the engine's name, since when its sessions have been failing.
+            By the engine's name and the domain, since when their sessions have been failing.
         """
-        rows = self.using_write_db().filter(failing_since__lte=failing_before())
-        since = (
-            rows.order_by().values_list(Concat("engine", Value(""))).annotate(Min("failing_since"))
-        )
-        return {engine: began for engine, began in since if not self.others_work(engine, began)}
+        rows = self.using_write_db().filter(failing_since__lte=failing_before()).order_by()
+        services = rows.values_list(Concat("engine", Value("")), "domain")
+        return {
+            (engine, domain): began
+            for engine, domain, began in services.annotate(Min("failing_since"))
+            if not self.others_work(engine, domain, began)
+        }
 
     def unwarned(self) -> "StateQuerySet":
         """Return the sessions that end soon and whose users are due a warning, with the users.
@@ -734,15 +749,15 @@ def failing_before() -> datetime:
     return timezone.now() - timedelta(seconds=conf.FAILING_AFTER)
 
 
-def _works(engine: Any, since: Any) -> Q:
-    """Return the condition for sessions of an engine that have worked since then.
+def _works(engine: Any, domain: Any, since: Any) -> Q:
+    """Return the condition for sessions of an engine and a domain that have worked since then.
 
     Those that failed themselves a short time ago do not count: an outage may have just ended, and
     the others will work at their next use.
     """
     steady = Q(last_failed_at=None) | Q(last_failed_at__lt=since)
     steady |= Q(last_failed_at__lt=timezone.now() - RECOVERY)
-    return Q(engine=engine, last_validated__gt=since) & steady
+    return Q(engine=engine, domain=domain, last_validated__gt=since) & steady
 
 
 def _holds_turn(login_id: str) -> Q:

@@ -17,6 +17,7 @@ class SessionRow:
     Args:
         pk: the row's primary key.
         engine: name of the engine that wrote the session.
+        domain: Garmin's domain, where the session's account is.
         session_data: the session, decrypted.
         version: the version that compare-and-set compares.
         account_name: the Garmin user name, encrypted, None if not known.
@@ -28,6 +29,7 @@ class SessionRow:
 
     pk: Any
     engine: str
+    domain: str
     session_data: str = field(repr=False)
     version: int
     account_name: Ciphertext | None
@@ -54,6 +56,7 @@ def read_session(user: Any) -> SessionRow:
         .values_list(
             "pk",
             "engine",
+            "domain",
             "session_data",
             "session_version",
             "account_name",
@@ -68,11 +71,12 @@ def read_session(user: Any) -> SessionRow:
     )
     if row is None:
         raise NotConnected("The user has no stored session.")
-    pk, engine, session_data, version, account_name, connected_at, since, told_at, *times = row
+    pk, engine, domain, data, version, account_name, connected_at, since, told_at, *times = row
     return SessionRow(
         pk,
         engine,
-        session_data.decrypt(),
+        domain,
+        data.decrypt(),
         version,
         account_name,
         connected_at,

@@ -41,9 +41,10 @@ class Context:
 
     def run(self, call: Callable[..., T], *args: Any) -> T:
         """Make a call in it. Only one thread may at a time."""
-        return self._variables.copy().run(self._run, call, *args)
+        return self._variables.copy().run(self.within, call, *args)
 
-    def _run(self, call: Callable[..., T], *args: Any) -> T:
+    def within(self, call: Callable[..., T], *args: Any) -> T:
+        """Make a call in it, in a thread that has the caller's ``contextvars`` already."""
         with self._manager:
             return call(*args)
 
@@ -88,6 +89,29 @@ def close_connections_after(call: Callable[..., T], *args: Any) -> T:
         return call(*args)
     finally:
         connections.close_all()
+
+
+@contextmanager
+def lent_to_site() -> Iterator[None]:
+    """Run the site's own code in one of the app's threads.
+
+    It begins without an open connection, so none is held while that code asks Garmin. What it opens
+    itself may be in a transaction, or have a server-side cursor, so it stays open until the end.
+    """
+    if not is_own_thread():
+        yield
+        return
+    connections.close_all()
+    _thread.is_ours, _thread.is_lent = False, True
+    try:
+        yield
+    finally:
+        _thread.is_ours, _thread.is_lent = True, False
+
+
+def is_lent_thread() -> bool:
+    """Return whether this is one of the app's threads, and the site's own code runs in it."""
+    return getattr(_thread, "is_lent", False)
 
 
 class KeptConnections:

@@ -7,11 +7,21 @@ from typing import Any
 
 from django.db import connections, transaction
 from django.dispatch import Signal
+from django.utils.asyncio import async_unsafe
 
 from .. import signals
 from ..models import GarminAuthenticationState
 
 logger = logging.getLogger("garmin_auth")
+
+# What async code awaits instead of a function. Of others, Django's sync_to_async() of them.
+ASYNC_VERSIONS = {
+    "garmin_client": "use_garmin(user, function)",
+    "start_login": "astart_login()",
+    "submit_mfa": "asubmit_mfa()",
+    "connect_with_key": "aconnect_with_key()",
+    "disconnect": "adisconnect()",
+}
 
 NAMES = {signal: name for name, signal in vars(signals).items() if isinstance(signal, Signal)}
 
@@ -28,7 +38,9 @@ def refuse_atomic(name: str) -> None:
 
     Raises:
         RuntimeError: a transaction is open.
+        SynchronousOnlyOperation: this thread runs an event loop.
     """
+    _refuse_event_loop(name)
     alias = GarminAuthenticationState.objects.using_write_db().db
     if not transaction.get_connection(alias).in_atomic_block:
         if transaction.get_autocommit(alias):
@@ -46,6 +58,13 @@ def refuse_atomic(name: str) -> None:
             "RunPython, set atomic = False on the Migration class."
         )
     raise RuntimeError(problem)
+
+
+def _refuse_event_loop(name: str) -> None:
+    """Raise in async code, before Django does so without saying what to call instead."""
+    instead = ASYNC_VERSIONS.get(name, f"sync_to_async({name})()")
+    message = f"{name}() would block the event loop. In async code, use: await {instead}"
+    async_unsafe(message)(lambda: None)()
 
 
 def in_transaction() -> bool:

@@ -2,17 +2,17 @@
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from .control import PREFIX
 from .garmin import keys, sessions
-from .garmin.faults import Faults
+from .garmin.faults import Faults, check
 from .garmin.journal import Journal
 from .garmin.server import LOOPBACK, Server
-from .garmin.state import Garmin
-from .garmin.steps import HOSTS
+from .garmin.state import DOMAINS, Garmin
 
 
 class GarminSimulator:
@@ -20,7 +20,8 @@ class GarminSimulator:
 
     Clients reach it through its proxy (see `settings`), so they talk TLS to sso.garmin.com and
     connectapi.garmin.com as in production. It makes no connections itself, and refuses hosts that
-    are not Garmin's. Other processes, even forked ones, control it with a
+    are not Garmin's. Its two regions, garmin.com and garmin.cn, know nothing of each other's
+    accounts and credentials. Other processes, even forked ones, control it with a
     `RemoteGarminSimulator`::
 
         with GarminSimulator() as garmin:
@@ -43,9 +44,10 @@ class GarminSimulator:
         ca_file: str | os.PathLike[str] | None = None,
         code_sent: Callable[[str, str], None] | None = None,
     ):
-        self.garmin = Garmin(code_sent=code_sent)
-        self.faults = Faults(self.garmin.lock)
-        self.journal = Journal(self.garmin.lock)
+        self._lock = threading.RLock()
+        self.regions = {domain: Garmin(domain, self._lock, code_sent) for domain in DOMAINS}
+        self.faults = Faults(self._lock)
+        self.journal = Journal(self._lock)
         self.latency = 0.0
         self._proxy_credentials: tuple[str, str] | None = None
         self._host, self._wanted_port = host, port
@@ -174,15 +176,19 @@ class GarminSimulator:
         display_name: str | None = None,
         full_name: str | None = None,
         steps: int | None = None,
+        domain: str = "garmin.com",
     ) -> dict:
         """Add an account and return it as a dict.
 
+        It exists in one region, that of `domain`: "garmin.com" or "garmin.cn". The same address may
+        have an account in both; the methods with an `email` then mean that of garmin.com, unless
+        they are given the `domain`.
         `mfa_method` is Garmin's word for where it sends codes ("email", "phone"). `display_name`
         and `full_name` default to unique names. `steps` is the number of steps of every day; None
         varies it from day to day. Raises `ValueError` if the email address or display name is in
-        use.
+        use in that region, or for an unknown domain.
         """
-        account = self.garmin.accounts.add(
+        account = self._region(email, domain).accounts.add(
             email,
             password,
             mfa=mfa,
@@ -195,9 +201,17 @@ class GarminSimulator:
         del described["code"], described["access_tokens"]
         return described
 
-    def mfa_code(self, email: str) -> str:
+    def _region(self, email: str, domain: str | None) -> Garmin:
+        if domain is not None:
+            check(domain, DOMAINS, "domain")
+            return self.regions[domain]
+        regions = self.regions.values()
+        with_account = (region for region in regions if region.accounts.owner_of_email(email))
+        return next(with_account, self.regions[DOMAINS[0]])
+
+    def mfa_code(self, email: str, domain: str | None = None) -> str:
         """Return the code last sent to the account. Raises `LookupError` if there is none."""
-        return self.garmin.mfa_code(email)
+        return self._region(email, domain).mfa_code(email)
 
     def issue_session(
         self,
@@ -205,7 +219,7 @@ class GarminSimulator:
         engine: str = "garth",
         *,
         access_expired: bool = False,
-        domain: str = "garmin.com",
+        domain: str | None = None,
     ) -> str:
         """Create a valid session without a login, as the engine stores it.
 
@@ -213,43 +227,61 @@ class GarminSimulator:
         the access token has expired, so the session needs a refresh. Raises `ValueError` for an
         unknown engine or domain.
         """
-        _require_domain(domain)
-        return sessions.issue(self.garmin, email, engine, access_expired, domain)
+        return sessions.issue(self._region(email, domain), email, engine, access_expired)
 
-    def add_key(self, email: str, days: float = keys.DAYS, domain: str = "garmin.com") -> str:
+    def add_key(self, email: str, days: float = keys.DAYS, domain: str | None = None) -> str:
         """Make a key for the Personal API that ends after so many days, and return it.
 
         Garmin offers 30, 90, 180 and 365 days. Raises `ValueError` for an unknown domain.
         """
-        _require_domain(domain)
-        return self.garmin.keys.add(self.garmin.account(email), days, domain)
+        region = self._region(email, domain)
+        return region.keys.add(region.account(email), days)
 
     def renew_key(self, key: str, days: float = keys.DAYS) -> str:
         """Replace a key, which ends at once with its tokens, and return the new one."""
-        return self.garmin.keys.renew(key, days)
+        return self._keys(key).renew(key, days)
 
     def delete_key(self, key: str) -> None:
         """End a key and its tokens at once."""
-        self.garmin.keys.delete(key)
+        self._keys(key).delete(key)
 
-    def set_password(self, email: str, new_password: str, sign_out_everywhere: bool = True) -> None:
+    def _keys(self, key: str) -> keys.Keys:
+        found = (region.keys for region in self.regions.values() if region.keys.owner(key))
+        return next(found, self.regions[DOMAINS[0]].keys)
+
+    def set_password(
+        self,
+        email: str,
+        new_password: str,
+        sign_out_everywhere: bool = True,
+        domain: str | None = None,
+    ) -> None:
         """Change the password. With `sign_out_everywhere`, end all sessions, as Garmin offers.
 
         Keys for the Personal API stay.
         """
-        self.garmin.set_password(email, new_password, sign_out_everywhere)
+        self._region(email, domain).set_password(email, new_password, sign_out_everywhere)
 
-    def revoke(self, email: str) -> None:
+    def revoke(self, email: str, domain: str | None = None) -> None:
         """End the account's sessions: its tokens, exchanges, refreshes and keys are now refused."""
-        self.garmin.revoke(email)
+        self._region(email, domain).revoke(email)
 
-    def expire_access_tokens(self, email: str | None = None) -> None:
-        """Expire the access tokens of one account, or of all, so that sessions need a refresh."""
-        self.garmin.expire_access_tokens(email)
+    def expire_access_tokens(self, email: str | None = None, domain: str | None = None) -> None:
+        """Expire the access tokens of one account, or of all, so that sessions need a refresh.
 
-    def expire_mfa(self, email: str) -> None:
+        Without `email`, `domain` limits it to the accounts of one region.
+        """
+        if email is not None:
+            return self._region(email, domain).expire_access_tokens(email)
+        if domain is not None:
+            check(domain, DOMAINS, "domain")
+        for region in self.regions.values():
+            if domain in (None, region.domain):
+                region.expire_access_tokens()
+
+    def expire_mfa(self, email: str, domain: str | None = None) -> None:
         """Expire the account's pending logins."""
-        self.garmin.expire_mfa(email)
+        self._region(email, domain).expire_mfa(email)
 
     # Faults and behaviour
 
@@ -260,15 +292,17 @@ class GarminSimulator:
         times: int | None = 1,
         *,
         account: str | None = None,
+        domain: str | None = None,
         **options,
     ) -> None:
         """Queue a fault for the next `times` requests of a step; None means until `heal()`.
 
         The faults of a step are used in the order in which they were queued. With `account` (an
-        email address), only requests with that account's credentials are affected. `faults.KINDS`
-        lists the faults with their steps and options. Raises `ValueError` for an unknown one.
+        email address), only requests with that account's credentials are affected; with `domain`,
+        only those to that region. `faults.KINDS` lists the faults with their steps and options.
+        Raises `ValueError` for an unknown one.
         """
-        self.faults.add(step, fault, times, account, **options)
+        self.faults.add(step, fault, times, account, domain, **options)
 
     def heal(self, step: str | None = None) -> None:
         """Remove the faults queued for one step, or for all."""
@@ -281,47 +315,51 @@ class GarminSimulator:
     @property
     def access_token_lifetime(self) -> int:
         """Lifetime in seconds of the access tokens issued from now on."""
-        return self.garmin.access.lifetime
+        return self.regions[DOMAINS[0]].access.lifetime
 
     @access_token_lifetime.setter
     def access_token_lifetime(self, seconds: int) -> None:
         self.set_access_token_lifetime(seconds)
 
     def set_access_token_lifetime(self, seconds: int) -> None:
-        self.garmin.access.lifetime = int(seconds)
+        for region in self.regions.values():
+            region.access.lifetime = int(seconds)
 
     @property
     def rotate_mfa_cookie(self) -> bool:
         """Whether a wrong code changes the SESSION cookie, which the next attempt has to send."""
-        return self.garmin.sso.rotate_mfa_cookie
+        return self.regions[DOMAINS[0]].sso.rotate_mfa_cookie
 
     @rotate_mfa_cookie.setter
     def rotate_mfa_cookie(self, rotate: bool) -> None:
         self.set_rotate_mfa_cookie(rotate)
 
     def set_rotate_mfa_cookie(self, rotate: bool) -> None:
-        self.garmin.sso.rotate_mfa_cookie = bool(rotate)
+        for region in self.regions.values():
+            region.sso.rotate_mfa_cookie = bool(rotate)
 
     @property
     def rotate_refresh_tokens(self) -> bool:
         """Whether each refresh replaces diauth's refresh token."""
-        return self.garmin.diauth.rotate
+        return self.regions[DOMAINS[0]].diauth.rotate
 
     @rotate_refresh_tokens.setter
     def rotate_refresh_tokens(self, rotate: bool) -> None:
         self.set_rotate_refresh_tokens(rotate)
 
     def set_rotate_refresh_tokens(self, rotate: bool) -> None:
-        self.garmin.diauth.rotate = bool(rotate)
+        for region in self.regions.values():
+            region.diauth.rotate = bool(rotate)
 
     @property
     def consumer(self) -> dict[str, str]:
         """The consumer key and secret that the simulator publishes and requires."""
-        return dict(self.garmin.oauth1.consumer)
+        return dict(self.regions[DOMAINS[0]].oauth1.consumer)
 
     def set_consumer(self, key: str, secret: str) -> None:
         """Replace the consumer key, so that clients with the old one are refused."""
-        self.garmin.oauth1.consumer = {"consumer_key": key, "consumer_secret": secret}
+        for region in self.regions.values():
+            region.oauth1.consumer = {"consumer_key": key, "consumer_secret": secret}
 
     @property
     def proxy_credentials(self) -> tuple[str, str] | None:
@@ -341,7 +379,8 @@ class GarminSimulator:
     def counts(self) -> dict[str, int]:
         """The number of requests by name: those of `journal.COUNTS`.
 
-        These are the steps, "other", "refused_host", "foreign_bearer" and "bad_signature".
+        These are the steps, "other", "refused_host", "foreign_bearer", "foreign_region" (requests
+        with a credential of the other region) and "bad_signature".
         """
         return self.journal.counts
 
@@ -350,7 +389,7 @@ class GarminSimulator:
         """The last 10,000 requests, without secrets.
 
         Each has: step, method, host, path, status (None if no answer was sent), account (the owner
-        of the credential sent, or None), user_agent, fault.
+        of the credential sent, even in the wrong region, or None), user_agent, fault.
         """
         return self.journal.log
 
@@ -361,14 +400,10 @@ class GarminSimulator:
 
     def reset(self) -> None:
         """Forget accounts, tokens, faults, counts and changed options. The server keeps running."""
-        with self.garmin.lock:
-            self.garmin.reset()
+        with self._lock:
+            for region in self.regions.values():
+                region.reset()
             self.faults.heal()
             self.journal.reset()
             self.latency = 0.0
             self._proxy_credentials = None
-
-
-def _require_domain(domain: str) -> None:
-    if f"connectapi.{domain}" not in HOSTS:
-        raise ValueError(f"Unknown domain {domain!r}. Choose garmin.cn or garmin.com.")

@@ -212,7 +212,7 @@ def test_two_deliveries_at_the_same_moment_make_one_death(user, connect, message
 
 def test_a_pause_puts_the_check_off_until_it_is_over(user, connect, message, queue, garmin):
     connect(user)
-    cooldown.start(cooldown.SITE, 120)
+    cooldown.start(cooldown.site_scope("garmin.com"), 120)
 
     state, _ = message(user).deliver()
 
@@ -228,7 +228,7 @@ def test_a_long_pause_is_looked_at_again_before_a_broker_takes_the_message_for_l
     user, connect, message, queue
 ):
     connect(user)
-    cooldown.start(cooldown.SITE, 3600)
+    cooldown.start(cooldown.site_scope("garmin.com"), 3600)
 
     message(user).deliver()
 
@@ -250,7 +250,7 @@ def test_a_rate_limit_puts_the_check_off(user, connect, message, queue, garmin):
 
 def test_any_number_of_pauses_is_waited_for(user, connect, message, queue):
     connect(user)
-    cooldown.start(cooldown.SITE, 3000)
+    cooldown.start(cooldown.site_scope("garmin.com"), 3000)
     sent = message(user)
 
     for _ in range(10):
@@ -480,7 +480,7 @@ def test_putting_off_takes_a_while_so_that_few_lie_in_the_workers_memory(
 ):
     monkeypatch.setattr(tasks, "HOLD", 0.5)
     connect(user)
-    cooldown.start(cooldown.SITE, 120)
+    cooldown.start(cooldown.site_scope("garmin.com"), 120)
     began = time.monotonic()
 
     message(user).deliver()
@@ -496,7 +496,7 @@ def test_putting_off_takes_a_while_so_that_few_lie_in_the_workers_memory(
 )
 def test_without_a_message_it_checks_at_once_and_tries_nothing_again(user, connect, queue, check):
     connect(user)
-    cooldown.start(cooldown.SITE, 120)
+    cooldown.start(cooldown.site_scope("garmin.com"), 120)
 
     assert check(key_of(user))["outcome"] == "unknown"
     cache.clear()  # The pause is over.

@@ -331,7 +331,7 @@ def test_a_key_that_is_gone_ends_the_session(connected, key, garmin, end):
 
 def test_a_key_past_its_end_ends_the_session(user, garmin, account):
     connect_with_key(user, garmin.add_key(EMAIL, days=2 / 86_400))
-    garmin.garmin.keys._keys[stored(user)["key"]].ends_at = 0
+    garmin.regions["garmin.com"].keys._keys[stored(user)["key"]].ends_at = 0
     garmin.expire_access_tokens()
 
     assert check_session(user).outcome == Outcome.EXPIRED
@@ -594,9 +594,10 @@ def test_what_is_no_session_is_unreadable(text):
         get_engine("personal").open(text, None)
 
 
-def test_a_region_keeps_its_keys(user, garmin, account, settings):
+def test_a_region_keeps_its_keys(user, garmin, settings):
     settings.GARMIN_AUTH_DOMAIN = "garmin.cn"
-    connect_with_key(user, garmin.add_key(EMAIL, domain="garmin.cn"))
+    garmin.add_account(EMAIL, PASSWORD, domain="garmin.cn")
+    connect_with_key(user, garmin.add_key(EMAIL))
     assert use(user)
     assert {entry["host"] for entry in garmin.log if entry["step"] == "api"} == {
         "personal.connectapi.garmin.cn"

@@ -17,7 +17,13 @@ from garmin_auth.engines.base import (
     RefreshIncomplete,
     nothing,
 )
-from garmin_auth.engines.calls import PROFILE_PATH, ApiCalls, is_header_safe, user_name_of
+from garmin_auth.engines.calls import (
+    PROFILE_PATH,
+    ApiCalls,
+    api_base,
+    is_header_safe,
+    user_name_of,
+)
 from garmin_auth.engines.http.deadline import deadline
 from garmin_auth.engines.http.transport import get_transport
 from garmin_auth.engines.tracebacks import hide_frames
@@ -36,11 +42,11 @@ SSO_CLIENT, TOKEN_CLIENT = "GCM_IOS_DARK", "GARMIN_CONNECT_MOBILE_ANDROID_DI_202
 GRANT = "https://connectapi.garmin.com/di-oauth2-service/oauth/grant/service_ticket"
 
 
-def send(session, method, host, path, **kwargs):
+def send(domain, session, method, host, path, **kwargs):
     """Send a request to one of Garmin's hosts. Raises GarminUnavailable if nothing came."""
     problem = ""
     try:
-        return session.request(method, f"https://{host}.{conf.DOMAIN}{path}", **kwargs)
+        return session.request(method, f"https://{host}.{domain}{path}", **kwargs)
     except (requests.RequestException, OSError) as exc:
         problem = type(exc).__name__
     raise GarminUnavailable(f"Garmin could not be reached: {problem}.")
@@ -49,9 +55,9 @@ def send(session, method, host, path, **kwargs):
 class Client:
     """What ``garmin_client`` gives to the site's code."""
 
-    def __init__(self, session_data, renew, before, after):
+    def __init__(self, domain, session_data, renew, before, after):
         self._tokens, self._renew_session = _tokens(session_data), renew
-        self.session = get_transport().new_session()
+        self.session = get_transport(domain).new_session()
         self.calls = ApiCalls(
             self.session,
             lambda: f"Bearer {self._tokens['access_token']}",
@@ -59,6 +65,7 @@ class Client:
             self._renew,
             before,
             after,
+            api_base(domain),
         )
 
     def connectapi(self, path, method="GET", **kwargs):
@@ -86,18 +93,20 @@ class ThirdEngine(PasswordEngine):
 
     @sensitive_variables()
     def login(self, email, password):
-        return hide_frames(lambda: self._login(get_transport().new_session(), email, password))
+        session = get_transport(self.domain).new_session()
+        return hide_frames(lambda: self._login(session, email, password))
 
     @sensitive_variables()
     def submit_code(self, state, code):
-        return hide_frames(lambda: self._submit_code(get_transport().new_session(), state, code))
+        session = get_transport(self.domain).new_session()
+        return hide_frames(lambda: self._submit_code(session, state, code))
 
     @sensitive_variables()
     def refresh(self, session_data):
         return hide_frames(lambda: self._refresh(_tokens(session_data)))
 
     def open(self, session_data, renew, *, before=nothing, after=nothing):
-        return hide_frames(lambda: Session(Client(session_data, renew, before, after)))
+        return hide_frames(lambda: Session(Client(self.domain, session_data, renew, before, after)))
 
     def fetch_account_name(self, session):
         return user_name_of(session.client.connectapi(PROFILE_PATH))
@@ -106,12 +115,12 @@ class ThirdEngine(PasswordEngine):
         return json.dumps(_tokens(text))
 
     def _login(self, session, email, password):
-        page = {"clientId": SSO_CLIENT, "service": _service()}
+        page = {"clientId": SSO_CLIENT, "service": _service(self.domain)}
         email, password = email.reveal(), password.reveal()
         body = {"username": email, "password": password, "rememberMe": True, "captchaToken": ""}
         with deadline(self.login_timeout):
             path = "/mobile/sso/en_US/sign-in"
-            judge_page(Answer.of(send(session, "GET", "sso", path, params=page)))
+            judge_page(Answer.of(send(self.domain, session, "GET", "sso", path, params=page)))
             content = judge_login(self._ask(session, "/mobile/api/login", body))
             if info := content.get("customerMfaInfo"):
                 state = {"cookies": session.cookies.get_dict(), "email": email}
@@ -120,7 +129,7 @@ class ThirdEngine(PasswordEngine):
 
     def _submit_code(self, session, state, code):
         for name, value in state["cookies"].items():
-            session.cookies.set(name, value, domain=f"sso.{conf.DOMAIN}")
+            session.cookies.set(name, value, domain=f"sso.{self.domain}")
         body = {
             "mfaMethod": "email",
             "mfaVerificationCode": code.reveal(),
@@ -136,11 +145,15 @@ class ThirdEngine(PasswordEngine):
             return self._new_session(content["serviceTicketId"], state["email"])
 
     def _ask(self, session, path, body):
-        query = {"clientId": SSO_CLIENT, "locale": "en-US", "service": _service()}
-        return Answer.of(send(session, "POST", "sso", path, params=query, json=body))
+        query = {"clientId": SSO_CLIENT, "locale": "en-US", "service": _service(self.domain)}
+        return Answer.of(send(self.domain, session, "POST", "sso", path, params=query, json=body))
 
     def _new_session(self, ticket, email):
-        fields = {"grant_type": GRANT, "service_ticket": ticket, "service_url": _service()}
+        fields = {
+            "grant_type": GRANT,
+            "service_ticket": ticket,
+            "service_url": _service(self.domain),
+        }
         tokens = self._fetch_tokens(fields)
         return NewSession(json.dumps(tokens), account_name=email, validated=False)
 
@@ -156,7 +169,8 @@ class ThirdEngine(PasswordEngine):
     def _fetch_tokens(self, fields):
         answer = Answer.of(
             send(
-                get_transport().new_session(),
+                self.domain,
+                get_transport(self.domain).new_session(),
                 "POST",
                 "diauth",
                 "/di-oauth2-service/oauth/token",
@@ -173,8 +187,8 @@ class ThirdEngine(PasswordEngine):
         return {name: content.get(name) for name in FIELDS}
 
 
-def _service():
-    return f"https://mobile.integration.{conf.DOMAIN}/gcm/ios"
+def _service(domain):
+    return f"https://mobile.integration.{domain}/gcm/ios"
 
 
 def _tokens(session_data):

@@ -6,7 +6,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from garmin_auth.conf import REFRESH_TIMEOUT, conf
 from garmin_auth.engines.base import KeyEngine, NewSession, OpenSession, nothing
-from garmin_auth.engines.calls import ApiCalls, is_header_safe
+from garmin_auth.engines.calls import ApiCalls, api_base, is_header_safe
 from garmin_auth.engines.http.deadline import deadline
 from garmin_auth.engines.http.redaction import redaction
 from garmin_auth.engines.http.transport import get_transport
@@ -29,9 +29,10 @@ SETTINGS_PATH = "/userprofile-service/userprofile/settings"
 class Session(OpenSession):
     """Is its own client: all that ``garmin_client`` gives to the site's code is ``connectapi``."""
 
-    def __init__(self, session_data, renew, before, after):
+    def __init__(self, domain, session_data, renew, before, after):
         self.client, self._renew_session = self, renew
-        self._token, self._session = _session(session_data)["token"], get_transport().new_session()
+        self._token = _session(session_data)["token"]
+        self._session = get_transport(domain).new_session()
         self._calls = ApiCalls(
             self._session,
             lambda: f"Bearer {self._token}",
@@ -39,7 +40,7 @@ class Session(OpenSession):
             self._renew,
             before,
             after,
-            HOST,
+            api_base(domain, HOST),
         )
 
     def connectapi(self, path, method="GET", **kwargs):
@@ -70,11 +71,11 @@ class ThirdKeyEngine(KeyEngine):
 
     @sensitive_variables()
     def refresh(self, session_data):
-        return hide_frames(lambda: _exchanged(_session(session_data)["key"], REFRESH_TIMEOUT))
+        return hide_frames(lambda: self._exchanged(_session(session_data)["key"], REFRESH_TIMEOUT))
 
     @sensitive_variables()
     def open(self, session_data, renew, *, before=nothing, after=nothing):
-        return hide_frames(lambda: Session(session_data, renew, before, after))
+        return hide_frames(lambda: Session(self.domain, session_data, renew, before, after))
 
     def fetch_account_name(self, session):
         return str(session.client.connectapi(SETTINGS_PATH).get("displayName", ""))
@@ -87,32 +88,31 @@ class ThirdKeyEngine(KeyEngine):
 
     def _connect(self, key):
         try:
-            data = _exchanged(key, conf.TIMEOUT)
+            data = self._exchanged(key, conf.TIMEOUT)
         except SessionExpired:
             data = ""
         if not data:
             raise KeyRefused
         return NewSession(data, account_name=None, validated=False)
 
-
-def _exchanged(key, seconds):
-    """Return session data with a fresh token. Raises SessionExpired if Garmin refuses the key."""
-    with deadline(seconds), redaction():
-        response = (
-            get_transport()
-            .new_session()
-            .post(
-                f"https://{HOST}.{conf.DOMAIN}{TOKEN_PATH}",
-                headers={"Authorization": f"ApiKey {key}"},
-                allow_redirects=False,
+    def _exchanged(self, key, seconds):
+        """Return data with a fresh token. Raises SessionExpired if Garmin refuses the key."""
+        with deadline(seconds), redaction():
+            response = (
+                get_transport(self.domain)
+                .new_session()
+                .post(
+                    api_base(self.domain, HOST) + TOKEN_PATH,
+                    headers={"Authorization": f"ApiKey {key}"},
+                    allow_redirects=False,
+                )
             )
-        )
-    answer = Answer.of(response)
-    if answer.status != 200:
-        raise key_error(answer)
-    if answer.is_html or not is_header_safe(answer.text):
-        raise GarminUnavailable("Garmin answered without a token.")
-    return json.dumps({"key": key, "token": answer.text})
+        answer = Answer.of(response)
+        if answer.status != 200:
+            raise key_error(answer)
+        if answer.is_html or not is_header_safe(answer.text):
+            raise GarminUnavailable("Garmin answered without a token.")
+        return json.dumps({"key": key, "token": answer.text})
 
 
 def _session(session_data):

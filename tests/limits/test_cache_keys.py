@@ -43,13 +43,13 @@ def test_no_key_of_the_app_shows_what_it_is_about(
     garmin.fail("api", "status", status=401, times=None)
     with pytest.raises(GarminUnavailable), garmin_client(user) as client:
         client.connectapi(PROFILE)
-    cooldown.start(cooldown.SITE, 60)
+    cooldown.start(cooldown.site_scope("garmin.com"), 60)
     reserve_turn(60)
     people = [user, other_user, django_user_model.objects.create_user("cleo")]
     with pytest.raises(MassFailure):
         for person in people:
             pk = connect(person, f"{person.username}@example.com").pk
-            mass_failure.record_refused(pk, "garth", SessionExpired())
+            mass_failure.record_refused(pk, "garth", "garmin.com", SessionExpired())
 
     assert len(cache._cache) >= 6
     for key in cache._cache:

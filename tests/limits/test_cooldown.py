@@ -76,9 +76,9 @@ def test_a_success_after_the_pause_forgets_it(user, connect, garmin):
 
     call(user)
 
-    cooldown.start(cooldown.SITE, None)
+    cooldown.start(cooldown.site_scope("garmin.com"), None)
     # Else it would be twice as long as the last one, of a second.
-    assert cooldown.seconds_left(cooldown.SITE) > cooldown.FIRST / 2
+    assert cooldown.seconds_left(cooldown.site_scope("garmin.com")) > cooldown.FIRST / 2
 
 
 @pytest.mark.django_db(transaction=True)
@@ -106,7 +106,7 @@ def test_a_success_that_was_under_way_does_not_end_the_pause(
 
         assert under_way.result()["userName"] == "ben@example.com"
 
-    assert cooldown.seconds_left(cooldown.SITE) > 200
+    assert cooldown.seconds_left(cooldown.site_scope("garmin.com")) > 200
 
 
 def call_and_close(user):
@@ -119,9 +119,9 @@ def call_and_close(user):
 def test_pauses_grow_up_to_the_longest():
     lengths = []
     for _ in range(8):
-        cooldown.start(cooldown.SITE, None)
-        left = cooldown.seconds_left(cooldown.SITE)
-        key = cache_key("cooldown", cooldown.SITE)
+        cooldown.start(cooldown.site_scope("garmin.com"), None)
+        left = cooldown.seconds_left(cooldown.site_scope("garmin.com"))
+        key = cache_key("cooldown", cooldown.site_scope("garmin.com"))
         _, length = cache.get(key)
         assert length - 30 < left <= length
         lengths.append(length)
@@ -132,9 +132,9 @@ def test_pauses_grow_up_to_the_longest():
 
 def test_calls_that_were_under_way_do_not_make_a_pause_longer():
     for _ in range(5):
-        cooldown.start(cooldown.SITE, None)
+        cooldown.start(cooldown.site_scope("garmin.com"), None)
 
-    assert 0 < cooldown.seconds_left(cooldown.SITE) <= cooldown.FIRST
+    assert 0 < cooldown.seconds_left(cooldown.site_scope("garmin.com")) <= cooldown.FIRST
 
 
 def test_logins_pause_for_an_hour_where_garmin_names_no_time():
@@ -152,7 +152,7 @@ def test_a_shorter_word_of_garmin_does_not_shorten_a_pause():
 
 def test_the_check_asks_nobody_during_a_pause(user, connect, garmin):
     connect(user)
-    cooldown.start(cooldown.SITE, 60)
+    cooldown.start(cooldown.site_scope("garmin.com"), 60)
 
     report = check_sessions()
 
@@ -204,7 +204,7 @@ def test_no_key_of_the_cache_tells_an_address(user, account, garmin):
 
 
 def test_a_checked_import_asks_nobody_during_a_pause(user, account, garmin):
-    cooldown.start(cooldown.SITE, 60)
+    cooldown.start(cooldown.site_scope("garmin.com"), 60)
 
     with pytest.raises(RateLimited):
         import_session(user, garmin.issue_session(EMAIL, access_expired=True), check=True)
@@ -218,4 +218,4 @@ def test_a_rate_limit_of_a_checked_import_pauses_the_site(user, account, garmin)
     with pytest.raises(RateLimited):
         import_session(user, garmin.issue_session(EMAIL, access_expired=True), check=True)
 
-    assert cooldown.seconds_left(cooldown.SITE)
+    assert cooldown.seconds_left(cooldown.site_scope("garmin.com"))

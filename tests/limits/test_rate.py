@@ -93,12 +93,12 @@ def database_cache(settings, db):
 
 def test_turns_drive_no_cooldown_out_of_a_database_cache(database_cache, settings):
     settings.GARMIN_AUTH_CHECK_RATE = 5
-    cooldown.start(cooldown.SITE, 3600)
+    cooldown.start(cooldown.site_scope("garmin.com"), 3600)
 
     for _ in range(400):
         reserve_turn(3600)
 
-    assert cooldown.seconds_left(cooldown.SITE) > 3500
+    assert cooldown.seconds_left(cooldown.site_scope("garmin.com")) > 3500
 
 
 @needs_redis

@@ -165,7 +165,7 @@ def test_a_rate_limit_begins_the_accounts_pause(user, account, garmin, slow_logi
     log_in(user)
 
     assert 298 <= account_of(user).login_failure.retry_after <= 300
-    assert cooldown.seconds_left(cooldown.account_scope(EMAIL)) > 290
+    assert cooldown.seconds_left(cooldown.account_scope(EMAIL, "garmin.com")) > 290
 
 
 def test_what_a_rate_limit_says_grows_shorter(user, account, garmin, slow_logins):
@@ -177,7 +177,7 @@ def test_what_a_rate_limit_says_grows_shorter(user, account, garmin, slow_logins
 
 
 def test_a_pause_refuses_at_once(user, account, garmin, slow_logins):
-    cooldown.start(cooldown.account_scope(EMAIL), 300)
+    cooldown.start(cooldown.account_scope(EMAIL, "garmin.com"), 300)
 
     with pytest.raises(RateLimited):
         begin_login(user, EMAIL, PASSWORD)
@@ -197,7 +197,7 @@ def test_too_many_logins_of_a_user_are_refused_at_once(user, account, garmin, sl
 
 def test_a_refused_login_leaves_its_room_to_others(user, account, settings, slow_logins):
     settings.GARMIN_AUTH_LOGIN_WORKERS = 1
-    cooldown.start(cooldown.account_scope(EMAIL), 300)
+    cooldown.start(cooldown.account_scope(EMAIL, "garmin.com"), 300)
     for _ in range(3):
         with pytest.raises(RateLimited):
             begin_login(user, EMAIL, PASSWORD)

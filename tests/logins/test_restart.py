@@ -22,7 +22,7 @@ from tests.conftest import EMAIL, PASSWORD, needs_garminconnect, raw_row
 pytestmark = pytest.mark.django_db(transaction=True)
 states = GarminAuthenticationState.objects
 
-LOGIN, PROGRESS, STATUS = "/garmin/login/", "/garmin/login/progress/", "/garmin/"
+LOGIN, PROGRESS, STATUS = "/garmin/login/", "/garmin/progress/", "/garmin/"
 INTERRUPTED = (
     "Your sign-in was interrupted, for example because this site was restarted. Please try again."
 )

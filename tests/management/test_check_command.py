@@ -841,10 +841,10 @@ def test_bad_settings_exit_1_also_when_checks_are_skipped(run, connected, site):
     (ana,) = connected("ana")
     before = raw_row(ana)
 
-    result = run("--skip-checks", **site("GARMIN_AUTH_DOMAIN = 'evil.example'"))
+    result = run("--skip-checks", **site("GARMIN_AUTH_TIMEOUT = 'long'"))
 
     assert (result.code, result.output) == (1, "")
-    assert result.errors.startswith("CommandError: GARMIN_AUTH_DOMAIN must be one of")
+    assert result.errors.startswith("CommandError: GARMIN_AUTH_TIMEOUT must be a number above 0")
     assert raw_row(ana) == before
 
 

@@ -18,7 +18,7 @@ from garmin_auth.exceptions import SessionUnreadable
 from garmin_auth.login import import_session, import_session_folder
 from garmin_auth.models import GarminAuthenticationState, Status
 from garmin_auth.sessions import garmin_client
-from tests.conftest import BUILT_IN, EMAIL, needs_garminconnect, raw_row, state_of
+from tests.conftest import BUILT_IN, EMAIL, PASSWORD, needs_garminconnect, raw_row, state_of
 
 pytestmark = pytest.mark.django_db
 in_a_process = pytest.mark.django_db(transaction=True)
@@ -399,17 +399,24 @@ def test_another_shape_is_refused_and_nothing_stored(call, user, token, name):
     assert nothing_stored()
 
 
-def test_a_session_of_garmin_china_is_refused(call, user, garmin, account):
-    result = call(garmin.issue_session(account, domain="garmin.cn"), "ana")
+@pytest.fixture
+def chinese_account(garmin):
+    return garmin.add_account(EMAIL, PASSWORD, domain="garmin.cn")["email"]
+
+
+def test_a_session_of_garmin_china_is_refused(call, user, garmin, chinese_account):
+    result = call(garmin.issue_session(chinese_account), "ana")
 
     assert DOMAIN in result.errors
     assert nothing_stored()
 
 
-def test_a_session_of_garmin_china_is_for_a_site_in_china(call, user, garmin, account, settings):
+def test_a_session_of_garmin_china_is_for_a_site_in_china(
+    call, user, garmin, chinese_account, settings
+):
     settings.GARMIN_AUTH_DOMAIN = "garmin.cn"
 
-    assert call(garmin.issue_session(account, domain="garmin.cn"), "ana", "--check").code == 0
+    assert call(garmin.issue_session(chinese_account), "ana", "--check").code == 0
 
 
 @pytest.mark.parametrize("number", [0, 1])

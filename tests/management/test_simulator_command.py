@@ -65,6 +65,22 @@ def test_command_prints_keys(tmp_path):
     assert re.search(rf"^Key of {ADA[0]}: [\w-]{{40,}}$", output, re.M)
 
 
+def test_command_has_accounts_in_both_regions(tmp_path):
+    ready = tmp_path / "ready.json"
+    options = ("--account", ":".join(ADA), "--china-account", f"{ADA[0]}:secret", "--keys")
+    with start_command(*options, "--ready-file", str(ready)) as process:
+        wait_until(ready.exists, seconds=120)
+        garmin = RemoteGarminSimulator(json.loads(ready.read_text())["control_url"])
+        for domain in ("garmin.com", "garmin.cn"):
+            with pytest.raises(ValueError, match="already"):
+                garmin.add_account(*ADA, domain=domain)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=120)
+
+    assert f"Account: {ADA[0]} secret (garmin.cn)\n" in output
+    assert output.count(f"Key of {ADA[0]}: ") == 2
+
+
 def test_command_ends_with_its_parent(tmp_path):
     ready = tmp_path / "ready.json"
     command = f"{sys.executable} manage.py garmin_simulator --exit-with-parent --ready-file {ready}"

@@ -57,9 +57,9 @@ class Browser:
     def begin_to_connect(self, email, password):
         """Give Garmin's password, and wait until Garmin wants its code."""
         page = self.submit("/garmin/login/", email=email, password=password)
-        if urlsplit(page.url).path == "/garmin/login/progress/":
+        if urlsplit(page.url).path == "/garmin/progress/":
             json = {"Accept": "application/json"}
-            path = "/garmin/login/progress/"
+            path = "/garmin/progress/"
             wait_until(lambda: not self.get(path, headers=json).json()["under_way"])
             page = self.get(path)
         assert urlsplit(page.url).path == "/garmin/mfa/", page.text

@@ -113,12 +113,13 @@ def login(garmin, library):
     waited for by the test that needs it."""
     processes, outcomes = {}, {}
     for name, (flow, mfa, faults) in LOGINS.items():
-        garmin.add_account(email_of(name), PASSWORD, mfa=mfa)
+        domain = "garmin.cn" if name == "china" else "garmin.com"
+        garmin.add_account(email_of(name), PASSWORD, mfa=mfa, domain=domain)
         for step, fault in faults.items():
             garmin.fail(step, fault, times=None, account=email_of(name))
         processes[name] = library.start(
             "log_in",
-            domain="garmin.cn" if name == "china" else "garmin.com",
+            domain=domain,
             email=email_of(name),
             password="guess" if name == "wrong password" else PASSWORD,
             flow=flow,

@@ -33,6 +33,9 @@ WIDGET_SEND = f"{SSO}/sso/verifyMFA/mfaCode"
 WIDGET_VERIFY = f"{SSO}/sso/verifyMFA/loginEnterMfaCode?service={EMBED}"
 DIAUTH = "https://diauth.garmin.com/di-oauth2-service/oauth/token"
 DI_CLIENT = "GARMIN_CONNECT_MOBILE_ANDROID_DI_2025Q2"
+PERSONAL = "https://personal.connectapi.garmin.com"
+TOKEN = f"{PERSONAL}/personalapitoken-service/personal-api/personal-api-key/token"
+SETTINGS = f"{PERSONAL}/userprofile-service/userprofile/settings"
 TICKET_GRANT = "https://connectapi.garmin.com/di-oauth2-service/oauth/grant/service_ticket"
 
 

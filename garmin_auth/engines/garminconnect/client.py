@@ -25,10 +25,9 @@ from garminconnect.exceptions import (
     GarminConnectTooManyRequestsError,
 )
 
-from ...conf import conf
 from ...exceptions import GarminAuthError, GarminRequestError, GarminUnavailable
 from ..base import After, Before, Renew
-from ..calls import PROFILE_PATH, ApiCalls
+from ..calls import PROFILE_PATH, ApiCalls, api_base
 from ..http.redaction import redaction
 from ..http.transport import get_transport
 from ..interruptions import interruptions
@@ -133,16 +132,19 @@ class SessionClient(Client):
     """The library's low-level client, with one user's tokens.
 
     Args:
+        domain: Garmin's domain.
         session_data: the stored session, which ``require_session`` has accepted.
         renew, before, after: as for ``Engine.open``.
     """
 
-    def __init__(self, session_data: str, renew: Renew, before: Before, after: After) -> None:
-        super().__init__(domain=conf.DOMAIN)
-        self.cs = get_transport().new_session()
+    def __init__(
+        self, domain: str, session_data: str, renew: Renew, before: Before, after: After
+    ) -> None:
+        super().__init__(domain=domain)
+        self.cs = get_transport(domain).new_session()
         # No lock during a refresh, or waiting threads would fail one after the other.
         self._token_lock: Any = contextlib.nullcontext()
-        self._api_session = get_transport().new_session()
+        self._api_session = get_transport(domain).new_session()
         self._renew_session = renew
         self.calls = ApiCalls(
             self._api_session,
@@ -151,6 +153,7 @@ class SessionClient(Client):
             self._refresh_session,
             before,
             after,
+            api_base(domain),
         )
         Client.loads(self, session_data)
 

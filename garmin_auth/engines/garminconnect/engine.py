@@ -74,7 +74,7 @@ class GarminConnectEngine(PasswordEngine):
     def login(self, email, password):
         email, password = Secret(email), Secret(password)
         try:
-            return hide_frames(lambda: self._login(LoginClient(), email, password))
+            return hide_frames(lambda: self._login(LoginClient(self.domain), email, password))
         finally:
             # SECURITY: the library stores each flow's exception in a variable of the frame that
             # caught it. In such a cycle, the password would outlive the login.
@@ -82,22 +82,22 @@ class GarminConnectEngine(PasswordEngine):
 
     def submit_code(self, state, code):
         code = Secret(code)
-        return hide_frames(lambda: self._submit_code(LoginClient(), state, code))
+        return hide_frames(lambda: self._submit_code(LoginClient(self.domain), state, code))
 
     @sensitive_variables()
     def refresh(self, session_data):
-        return hide_frames(lambda: self._refresh(LoginClient(), session_data))
+        return hide_frames(lambda: self._refresh(LoginClient(self.domain), session_data))
 
     @sensitive_variables()
     def open(self, session_data, renew, *, before=nothing, after=nothing):
         def renewed() -> str:
             fresh = renew()
-            require_session(fresh)
+            require_session(fresh, self.domain)
             return fresh
 
         def opened() -> GarminConnectSession:
-            require_session(session_data)
-            return GarminConnectSession(session_data, renewed, before, after)
+            require_session(session_data, self.domain)
+            return GarminConnectSession(self.domain, session_data, renewed, before, after)
 
         return hide_frames(opened)
 
@@ -135,15 +135,14 @@ class GarminConnectEngine(PasswordEngine):
         return user_name_of(session.client.connectapi(PROFILE_PATH))
 
     def ends_at(self, session_data):
-        return ends_at(require_session(session_data))
+        return ends_at(require_session(session_data, self.domain))
 
     def access_ends_at(self, session_data):
-        return access_ends_at(require_session(session_data)["di_token"])
+        return access_ends_at(require_session(session_data, self.domain)["di_token"])
 
-    @staticmethod
-    def _normalise(text: str) -> str:
+    def _normalise(self, text: str) -> str:
         """Serialise an imported session as the library would."""
-        return dumps(require_session(text))
+        return dumps(require_session(text, self.domain))
 
     def _login(
         self, client: LoginClient, email: Secret, password: Secret
@@ -162,7 +161,7 @@ class GarminConnectEngine(PasswordEngine):
     ) -> NewSession | Challenge:
         pending = state.get("client_state")
         if (
-            (state.get("engine"), state.get("domain")) != (self.name, conf.DOMAIN)
+            (state.get("engine"), state.get("domain")) != (self.name, self.domain)
             or not isinstance(pending, dict)
             or not isinstance(state.get("account_name"), str)
         ):
@@ -183,7 +182,7 @@ class GarminConnectEngine(PasswordEngine):
         raise problem
 
     def _refresh(self, client: LoginClient, session_data: str) -> str:
-        require_session(session_data)
+        require_session(session_data, self.domain)
         client.loads(session_data)
         problem = ""
         try:
@@ -200,13 +199,13 @@ class GarminConnectEngine(PasswordEngine):
             raise token_error(answer, problem)
         if limited := disguised_limit(answer.json):
             raise limited
-        return refreshed(session_data, answer.json)
+        return refreshed(session_data, self.domain, answer.json)
 
     def _challenge(self, client_state: dict[str, Any], sent_to: str, email: str) -> Challenge:
         return Challenge(
             {
                 "engine": self.name,
-                "domain": conf.DOMAIN,
+                "domain": self.domain,
                 "client_state": client_state,
                 "sent_to": sent_to,
                 "account_name": email,
@@ -253,7 +252,7 @@ def _dumps(client: LoginClient) -> str:
     """
     try:
         answer = client.token_answer.json if client.token_answer else None
-        return dumps(with_end(require_session(client.dumps()), answer))
+        return dumps(with_end(require_session(client.dumps(), client.domain), answer))
     except SessionUnreadable as exc:
         problem = str(exc)
     raise GarminUnavailable(f"Garmin sent tokens that cannot be used. {problem}")

@@ -22,7 +22,6 @@ from garminconnect.client import (
     sso,
 )
 
-from ...conf import conf
 from ...exceptions import (
     CaptchaRequired,
     GarminAuthError,
@@ -100,6 +99,9 @@ class Verdict(BaseException):
 class LoginClient(Client):
     """The library's client for one login or one refresh of one account.
 
+    Args:
+        domain: Garmin's domain.
+
     Attributes:
         faults: the failures that prove nothing, in order.
         code_accepted: whether Garmin has accepted the user's code, which is then spent.
@@ -110,11 +112,11 @@ class LoginClient(Client):
 
     _mfa_session: Any
 
-    def __init__(self) -> None:
-        super().__init__(domain=conf.DOMAIN)
+    def __init__(self, domain: str) -> None:
+        super().__init__(domain=domain)
         self.faults: list[GarminAuthError] = []
-        self.cs = get_transport().new_session(self.faults.append)
-        self._api_session = get_transport().new_session(self.faults.append)
+        self.cs = get_transport(domain).new_session(self.faults.append)
+        self._api_session = get_transport(domain).new_session(self.faults.append)
         self._api_session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
         self.code_accepted = False
         self.token_answer: Answer | None = None
@@ -184,7 +186,7 @@ class LoginClient(Client):
         """
 
         def new_session(impersonate: str, **options: Any) -> CurlSession:
-            return CurlSession(impersonate, self._on_answer, self.faults.append)
+            return CurlSession(self.domain, impersonate, self._on_answer, self.faults.append)
 
         curl_cffi = SimpleNamespace(Session=new_session)
         package = SimpleNamespace(HAS_CFFI=True, cffi_requests=curl_cffi)
@@ -229,7 +231,9 @@ class LoginClient(Client):
             raise GarminConnectConnectionError("No client may trade this ticket.") from None
 
     def _http_post(self, url: str, **kwargs: Any) -> Any:
-        with CurlSession("chrome", self._on_token_answer, self.faults.append) as session:
+        with CurlSession(
+            self.domain, "chrome", self._on_token_answer, self.faults.append
+        ) as session:
             return session.post(url, **kwargs)
 
     def _persist_tokens(self) -> None:
@@ -286,10 +290,12 @@ class LoginClient(Client):
             sess: the library's session, a ``requests.Session`` or one of curl_cffi's.
         """
         if isinstance(sess, requests.Session):
-            session: Any = get_transport().new_session(self.faults.append)
+            session: Any = get_transport(self.domain).new_session(self.faults.append)
             session.hooks["response"].append(self._on_response)
         else:
-            session = CurlSession(sess.impersonate, self._on_answer, self.faults.append)
+            session = CurlSession(
+                self.domain, sess.impersonate, self._on_answer, self.faults.append
+            )
         for cookie in getattr(sess.cookies, "jar", sess.cookies):
             getattr(session.cookies, "jar", session.cookies).set_cookie(cookie)
         session.request = _uninterrupted()(session.request)

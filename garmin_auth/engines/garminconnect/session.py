@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from ...conf import DOMAINS, conf
+from ...conf import DOMAINS
 from ...exceptions import GarminUnavailable, SessionUnreadable
 from ..base import RefreshIncomplete
 from ..calls import claims_of, is_header_safe, moment_of
@@ -19,11 +19,12 @@ ENDS = "di_refresh_token_ends"
 LONGEST_LIFE = 2 * 365 * 86_400
 
 
-def require_session(session_data: str) -> dict[str, Any]:
-    """Read what garminconnect's ``dumps()`` wrote, strictly and for our domain only.
+def require_session(session_data: str, domain: str) -> dict[str, Any]:
+    """Read what garminconnect's ``dumps()`` wrote, strictly and for one domain only.
 
     Args:
         session_data: the session.
+        domain: Garmin's domain.
 
     Returns:
         The session's tokens and client ID, by the library's names.
@@ -39,9 +40,9 @@ def require_session(session_data: str) -> dict[str, Any]:
         is_header_safe(content.get(name)) for name in FIELDS
     ):
         raise SessionUnreadable("The stored data is not a session of garminconnect.")
-    if (domain := _issuer(content["di_token"])) not in (None, conf.DOMAIN):
-        # Our domain's Garmin would refuse the refresh token, as if the session were dead.
-        raise SessionUnreadable(f"The stored session is for {domain}, not for {conf.DOMAIN}.")
+    if (theirs := _issuer(content["di_token"])) not in (None, domain):
+        # The other domain's Garmin would refuse the refresh token, as if the session were dead.
+        raise SessionUnreadable(f"The stored session is for {theirs}, not for {domain}.")
     return content
 
 
@@ -79,11 +80,12 @@ def ends_at(tokens: dict[str, Any]) -> datetime | None:
     return moment_of(tokens.get(ENDS))
 
 
-def refreshed(session_data: str, answer: Any) -> str:
+def refreshed(session_data: str, domain: str, answer: Any) -> str:
     """Return the session that results from Garmin's answer to a refresh.
 
     Args:
         session_data: the session before the refresh.
+        domain: Garmin's domain.
         answer: the JSON of Garmin's answer.
 
     Raises:
@@ -91,11 +93,11 @@ def refreshed(session_data: str, answer: Any) -> str:
         GarminUnavailable: the answer has neither.
         SessionUnreadable: as for ``require_session``.
     """
-    before = require_session(session_data)
+    before = require_session(session_data, domain)
     answer = answer if isinstance(answer, dict) else {}
     access, refresh = answer.get("access_token"), answer.get("refresh_token")
     rotated = {"di_refresh_token": refresh} if is_header_safe(refresh) else {}
-    if is_header_safe(access) and _issuer(access) in (None, conf.DOMAIN):
+    if is_header_safe(access) and _issuer(access) in (None, domain):
         client_id = claims_of(access).get("client_id")
         named = {"di_client_id": client_id} if is_header_safe(client_id) else {}
         return dumps(with_end({**before, "di_token": access, **rotated, **named}, answer))

@@ -8,10 +8,9 @@ import requests
 from django.views.decorators.debug import sensitive_variables
 from urllib3.exceptions import HTTPError
 
-from ...conf import conf
 from ...exceptions import GarminAuthError, GarminUnavailable
 from ..base import After, Before, Renew, nothing
-from ..calls import ApiCalls
+from ..calls import ApiCalls, api_base
 from ..http.redaction import redaction
 from ..http.transport import get_transport
 from ..tracebacks import hide_frames
@@ -20,14 +19,17 @@ from .session import parse_session
 
 
 class BaseClient(garth.Client):
-    """The base of both our clients, which read no environment variables and share no state."""
+    """The base of both our clients, which read no environment variables and share no state.
 
-    def __init__(self) -> None:
+    Args:
+        domain: Garmin's domain.
+    """
+
+    def __init__(self, domain: str) -> None:
         # garth's __init__() is not called: it reads GARTH_HOME, GARTH_TOKEN and GARTH_TELEMETRY_*,
         # and mounts an adapter that follows the environment.
-        transport = get_transport()
-        self.domain = conf.DOMAIN
-        self.sess = transport.new_session()
+        self.domain = domain
+        self.sess = get_transport(domain).new_session()
         self.sess.headers.update(USER_AGENT)
         self.telemetry = Telemetry.model_construct(enabled=False)
 
@@ -94,20 +96,26 @@ class SessionClient(BaseClient):
     Its API calls raise only GarminAuthErrors, and ValueError or TypeError for wrong arguments.
 
     Args:
+        domain: Garmin's domain.
         session_data: the stored session.
         renew, before, after: as for ``Engine.open``.
 
     Raises:
-        SessionUnreadable: this is not a session of garth's for our domain.
+        SessionUnreadable: this is not a session of garth's for this domain.
     """
 
     oauth2_token: OAuth2Token
 
     def __init__(
-        self, session_data: str, renew: Renew, before: Before = nothing, after: After = nothing
+        self,
+        domain: str,
+        session_data: str,
+        renew: Renew,
+        before: Before = nothing,
+        after: After = nothing,
     ) -> None:
-        super().__init__()
-        self.oauth1_token, self.oauth2_token = parse_session(session_data)
+        super().__init__(domain)
+        self.oauth1_token, self.oauth2_token = parse_session(session_data, domain)
         self._renew_session = renew
         self._calls = ApiCalls(
             self.sess,
@@ -116,6 +124,7 @@ class SessionClient(BaseClient):
             self.refresh_oauth2,
             before,
             after,
+            api_base(domain),
         )
 
     @property
@@ -185,4 +194,4 @@ class SessionClient(BaseClient):
 
     def refresh_oauth2(self) -> None:
         """Fetch and store a fresh access token now."""
-        self.oauth1_token, self.oauth2_token = parse_session(self._renew_session())
+        self.oauth1_token, self.oauth2_token = parse_session(self._renew_session(), self.domain)

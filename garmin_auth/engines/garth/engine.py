@@ -12,7 +12,7 @@ from django.views.decorators.debug import sensitive_variables
 from ...conf import REFRESH_TIMEOUT, conf
 from ...exceptions import GarminAuthError, GarminUnavailable, SessionUnreadable
 from ..base import Challenge, NewSession, OpenSession, PasswordEngine, nothing
-from ..calls import PROFILE_PATH, user_name_of
+from ..calls import PROFILE_PATH, moment_of, user_name_of
 from ..http.cookies import dump_cookies, load_cookies
 from ..http.deadline import deadline
 from ..secret import Secret
@@ -22,7 +22,7 @@ from . import export
 from .client import SessionClient
 from .library import sso
 from .login import LoginClient, complete, log_in, run
-from .session import access_ends_at, ends_at, parse_session, usable
+from .session import ends_at, parse_session, usable
 
 
 class GarthSession(OpenSession):
@@ -50,19 +50,19 @@ class GarthEngine(PasswordEngine):
 
     def login(self, email, password):
         email, password = Secret(email), Secret(password)
-        return hide_frames(lambda: self._login(LoginClient(), email, password))
+        return hide_frames(lambda: self._login(LoginClient(self.domain), email, password))
 
     def submit_code(self, state, code):
         code = Secret(code)
-        return hide_frames(lambda: self._submit_code(LoginClient(), state, code))
+        return hide_frames(lambda: self._submit_code(LoginClient(self.domain), state, code))
 
     @sensitive_variables()
     def refresh(self, session_data):
-        return hide_frames(lambda: self._refresh(LoginClient(), session_data))
+        return hide_frames(lambda: self._refresh(LoginClient(self.domain), session_data))
 
     @sensitive_variables()
     def open(self, session_data, renew, *, before=nothing, after=nothing):
-        return hide_frames(lambda: GarthSession(session_data, renew, before, after))
+        return hide_frames(lambda: GarthSession(self.domain, session_data, renew, before, after))
 
     def read_export(self, text):
         return self._normalise(export.from_token(text))
@@ -75,21 +75,25 @@ class GarthEngine(PasswordEngine):
         return user_name_of(session.client.connectapi(PROFILE_PATH))
 
     def access_ends_at(self, session_data):
-        return access_ends_at(session_data)
+        _, oauth2 = parse_session(session_data, self.domain)
+        return moment_of(oauth2.expires_at)
 
     def ends_at(self, session_data):
-        return ends_at(session_data)
+        oauth1, _ = parse_session(session_data, self.domain)
+        return ends_at(oauth1)
 
     def _normalise(self, tokens) -> str:
-        """Serialise imported tokens as garth would, after checking that they are for our domain.
+        """Serialise imported tokens as garth would, after checking that they are for this domain.
 
         Raises:
             SessionUnreadable: the tokens cannot be used here.
         """
-        if problem := export.problem_of(tokens, conf.DOMAIN):
+        if problem := export.problem_of(tokens, self.domain):
             raise SessionUnreadable(problem)
-        client = LoginClient()
-        client.oauth1_token, client.oauth2_token = parse_session(export.to_token(tokens))
+        client = LoginClient(self.domain)
+        client.oauth1_token, client.oauth2_token = parse_session(
+            export.to_token(tokens), self.domain
+        )
         return client.dumps()
 
     def _login(self, client, email, password) -> NewSession | Challenge:
@@ -115,7 +119,7 @@ class GarthEngine(PasswordEngine):
             return self._new_session(client, complete(client, ticket), email)
 
     def _refresh(self, client, session_data) -> str:
-        client.oauth1_token, _ = parse_session(session_data)
+        client.oauth1_token, _ = parse_session(session_data, self.domain)
         with deadline(REFRESH_TIMEOUT):
             client.oauth2_token = run(
                 client, lambda: usable(sso.exchange(client.oauth1_token, client)), exchange_error
@@ -142,7 +146,7 @@ class GarthEngine(PasswordEngine):
         client.oauth1_token, client.oauth2_token = tokens
         session_data = client.dumps()
         try:
-            client = SessionClient(session_data, _no_renewal)
+            client = SessionClient(self.domain, session_data, _no_renewal)
             name = user_name_of(client.connectapi(PROFILE_PATH))
         except GarminAuthError:
             return NewSession(session_data, account_name=email, validated=False)

@@ -110,7 +110,7 @@ def problem_of(tokens: Tokens, domain: str) -> str:
 
     Args:
         tokens: what ``from_token`` or ``from_folder`` returned.
-        domain: the domain of Garmin's that this site uses.
+        domain: the domain of Garmin's that they must be for.
     """
     oauth1, oauth2 = tokens
     known = (OAUTH1_FIELDS <= oauth1.keys() <= OAUTH1_FIELDS | OAUTH1_OPTIONAL) and (
@@ -124,8 +124,8 @@ def problem_of(tokens: Tokens, domain: str) -> str:
     theirs = oauth1.get("domain")
     if theirs not in (None, domain):
         return (
-            f"The session is not for {domain}, which this site works with (GARMIN_AUTH_DOMAIN), "
-            "but for another domain of Garmin's or somebody else's."
+            f"The session is not for {domain}, but for another domain of Garmin's or somebody "
+            "else's. This site works with those in GARMIN_AUTH_DOMAIN."
         )
     return ""
 

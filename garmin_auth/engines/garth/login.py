@@ -41,12 +41,15 @@ COMPLETION_PAUSES = (0.5, 1.5)
 class LoginClient(BaseClient):
     """The client that ``garth.sso`` uses. It judges each answer before garth sees it.
 
+    Args:
+        domain: Garmin's domain.
+
     Attributes:
         oauth_response: the last response to a request for a token, None if there was none.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, domain: str) -> None:
+        super().__init__(domain)
         self.oauth_response: requests.Response | None = None
         # garth copies the session's hooks to the OAuth1 session that it makes.
         self.sess.hooks["response"].append(self._keep_oauth_response)
@@ -121,7 +124,7 @@ def run(
     client.oauth_response = None
     try:
         with redaction(), unobserved():
-            sso.OAUTH_CONSUMER = get_transport().consumer()
+            sso.OAUTH_CONSUMER = get_transport(client.domain).consumer()
             return call()
     except (GarminAuthError, CodeRefused):
         raise

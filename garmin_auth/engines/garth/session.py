@@ -8,9 +8,8 @@ from typing import TypeVar
 
 from django.utils import timezone
 
-from ...conf import conf
 from ...exceptions import SessionUnreadable
-from ..calls import is_header_safe, moment_of
+from ..calls import is_header_safe
 from .library import OAuth1Token, OAuth2Token
 
 # An OAuth1 token is valid for about a year (reported). Garmin's answers do not say so.
@@ -24,11 +23,12 @@ class UnusableToken(ValueError):
     """A token from Garmin is empty, or must not be sent in a header."""
 
 
-def parse_session(session_data: str) -> tuple[OAuth1Token, OAuth2Token]:
-    """Read what garth's ``dumps()`` wrote, strictly and for our domain only.
+def parse_session(session_data: str, domain: str) -> tuple[OAuth1Token, OAuth2Token]:
+    """Read what garth's ``dumps()`` wrote, strictly and for one domain only.
 
     Args:
         session_data: the session.
+        domain: Garmin's domain.
 
     Returns:
         The OAuth1 and the OAuth2 token.
@@ -45,42 +45,24 @@ def parse_session(session_data: str) -> tuple[OAuth1Token, OAuth2Token]:
         raise SessionUnreadable("The stored data is not a session of garth 0.8.")
     if not all(_is_usable(token) for token in tokens):
         raise SessionUnreadable("The stored session holds a token with illegal characters.")
-    domain = tokens[0].domain
-    if domain not in (None, conf.DOMAIN):
+    if tokens[0].domain not in (None, domain):
         # The access token would be sent to whatever host the data names.
-        raise SessionUnreadable(f"The stored session is not for {conf.DOMAIN}.")
+        raise SessionUnreadable(f"The stored session is not for {domain}.")
     return tokens
 
 
-def ends_at(session_data: str) -> datetime:
+def ends_at(oauth1: OAuth1Token) -> datetime:
     """Return when a session that is stored now ends at the latest.
 
     If its login used MFA, Garmin has named the time. Otherwise it is a year from now; an imported
     session, whose login was earlier, ends before that.
 
     Args:
-        session_data: the session.
-
-    Raises:
-        SessionUnreadable: it is not a session of garth's.
+        oauth1: the session's OAuth1 token.
     """
-    oauth1, _ = parse_session(session_data)
     if oauth1.mfa_expiration_timestamp:
         return _as_utc(oauth1.mfa_expiration_timestamp)
     return timezone.now() + OAUTH1_LIFETIME
-
-
-def access_ends_at(session_data: str) -> datetime | None:
-    """Return when the access token of a session ends, None if it does not say.
-
-    Args:
-        session_data: the session.
-
-    Raises:
-        SessionUnreadable: it is not a session of garth's.
-    """
-    _, oauth2 = parse_session(session_data)
-    return moment_of(oauth2.expires_at)
 
 
 def _as_utc(moment: datetime) -> datetime:

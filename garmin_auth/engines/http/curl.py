@@ -49,6 +49,7 @@ class CurlSession(curl_requests.Session):
     """A curl_cffi session to Garmin's hosts only, through the site's proxy, within the deadline.
 
     Args:
+        domain: Garmin's domain.
         impersonate: curl_cffi's name of the browser to look like.
         on_answer: called with the URL of each request and its final answer, before the caller
             sees it.
@@ -57,11 +58,12 @@ class CurlSession(curl_requests.Session):
 
     def __init__(
         self,
+        domain: str,
         impersonate: str,
         on_answer: Callable[[str, Answer], None] = lambda url, answer: None,
         on_fault: Callable[[GarminUnavailable], None] = lambda error: None,
     ) -> None:
-        self._on_answer, self._on_fault = on_answer, on_fault
+        self._domain, self._on_answer, self._on_fault = domain, on_answer, on_fault
         proxy = conf.PROXIES.get("https", "")
         super().__init__(
             impersonate=impersonate,
@@ -103,7 +105,7 @@ class CurlSession(curl_requests.Session):
 
     def _send(self, method: Any, url: str, **kwargs: Any) -> Any:
         refuse_frozen()
-        require_garmin(url, conf.DOMAIN)
+        require_garmin(url, self._domain)
         timeout = seconds_of(kwargs.pop("timeout", None) or self.timeout)
         try:
             timeout = min(timeout, remaining() or timeout)

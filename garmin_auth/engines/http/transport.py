@@ -37,7 +37,8 @@ from .streams import as_stream
 # Where garth publishes the consumer key of Garmin's Android app (recorded traffic).
 CONSUMER_URL = "https://thegarth.s3.amazonaws.com/oauth_consumer.json"
 CONSUMER_TIMEOUT = 10  # Seconds.
-# How many transports to keep. A site needs one; settings that change, as in tests, add more.
+# How many transports to keep. A site needs one for each domain; settings that change, as in tests,
+# add more.
 KEPT = 8
 
 # If the server closed an idle connection in the pool, it is opened again, once. If reading an
@@ -294,15 +295,18 @@ class Transport:
 _transports: dict[tuple[int, str, str | None, str], Transport] = {}
 
 
-def get_transport() -> Transport:
-    """Return this process's transport for the current settings.
+def get_transport(domain: str) -> Transport:
+    """Return this process's transport for one of Garmin's domains, with the current settings.
+
+    Args:
+        domain: Garmin's domain, whose hosts are the only ones that can be reached.
 
     Raises:
         GarminUnavailable: the CA bundle cannot be read.
     """
     bundle = conf.CA_BUNDLE or certifi.where()
     try:
-        return _transport(os.getpid(), conf.DOMAIN, conf.PROXIES.get("https"), bundle)
+        return _transport(os.getpid(), domain, conf.PROXIES.get("https"), bundle)
     except OSError as exc:
         problem = exc.strerror or type(exc).__name__
     raise GarminUnavailable(f"The CA bundle {bundle} cannot be used: {problem}.")

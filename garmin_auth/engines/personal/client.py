@@ -13,7 +13,7 @@ from garmin_personal_api import GarminPersonalApiClient, GarminPersonalApiError
 from ...conf import conf
 from ...exceptions import GarminUnavailable
 from ..base import After, Before, Renew
-from ..calls import ApiCalls, api_url
+from ..calls import ApiCalls, api_base
 from ..http.redaction import redaction
 from ..http.transport import get_transport
 from ..tracebacks import hide_frames
@@ -46,15 +46,19 @@ class SessionClient(GarminPersonalApiClient):
     own arguments they raise ValueError or TypeError.
 
     Args:
+        domain: Garmin's domain.
         session_data: the stored session.
         renew, before, after: as for ``Engine.open``.
 
     Raises:
-        SessionUnreadable: this is not a session of the Personal API for our domain.
+        SessionUnreadable: this is not a session of the Personal API for this domain.
     """
 
-    def __init__(self, session_data: str, renew: Renew, before: Before, after: After) -> None:
-        stored, session = parse_session(session_data), get_transport().new_session()
+    def __init__(
+        self, domain: str, session_data: str, renew: Renew, before: Before, after: After
+    ) -> None:
+        stored, session = parse_session(session_data, domain), get_transport(domain).new_session()
+        self._domain, base_url = domain, api_base(domain, HOST)
         self._renew_session = renew
         self.calls = ApiCalls(
             session,
@@ -63,11 +67,11 @@ class SessionClient(GarminPersonalApiClient):
             self._renew,
             before,
             after,
-            HOST,
+            base_url,
         )
         requests_of_ours = _Requests(session, self.calls)
         super().__init__(stored.token, timeout=conf.TIMEOUT, session=requests_of_ours)
-        self.base_url = api_url("", HOST)  # Whatever GARMIN_PERSONAL_API_BASE_URL says.
+        self.base_url = base_url  # Whatever GARMIN_PERSONAL_API_BASE_URL says.
         self._access_ends_at = stored.access_ends_at
 
     def update_bearer_token(self, bearer_token: str) -> None:
@@ -123,6 +127,6 @@ class SessionClient(GarminPersonalApiClient):
         raise ValueError(problem)
 
     def _renew(self) -> None:
-        fresh = parse_session(self._renew_session())
+        fresh = parse_session(self._renew_session(), self._domain)
         self.update_bearer_token(fresh.token)
         self._access_ends_at = fresh.access_ends_at

@@ -22,7 +22,7 @@ from ...exceptions import (
     SessionUnreadable,
 )
 from ..base import After, Before, KeyEngine, NewSession, OpenSession, Renew, nothing
-from ..calls import api_url, moment_of, user_name_of
+from ..calls import api_base, moment_of, user_name_of
 from ..http.deadline import deadline
 from ..http.redaction import guard_loggers, redaction
 from ..http.transport import get_transport
@@ -68,13 +68,13 @@ class PersonalEngine(KeyEngine):
         return hide_frames(lambda: read_key(key.reveal()))
 
     def connect(self, key: Secret, ends_at: datetime | None) -> NewSession:
-        return hide_frames(lambda: self._connect(new_session(key.reveal(), ends_at)))
+        return hide_frames(lambda: self._connect(new_session(self.domain, key.reveal(), ends_at)))
 
     @sensitive_variables()
     def refresh(self, session_data: str) -> str:
         def refreshed() -> str:
             with deadline(REFRESH_TIMEOUT):
-                return _exchanged(parse_session(session_data)).dumps()
+                return _exchanged(parse_session(session_data, self.domain)).dumps()
 
         return hide_frames(refreshed)
 
@@ -82,13 +82,13 @@ class PersonalEngine(KeyEngine):
     def open(
         self, session_data: str, renew: Renew, *, before: Before = nothing, after: After = nothing
     ) -> PersonalSession:
-        return hide_frames(lambda: PersonalSession(session_data, renew, before, after))
+        return hide_frames(lambda: PersonalSession(self.domain, session_data, renew, before, after))
 
     @sensitive_variables()
     def read_export(self, text: str) -> str:
         problem = ""
         try:
-            return new_session(read_key(text).reveal(), None).dumps()
+            return new_session(self.domain, read_key(text).reveal(), None).dumps()
         except InvalidKey as exc:
             problem = str(exc)
         raise SessionUnreadable(f"{problem} {HOW_TO}")
@@ -110,20 +110,20 @@ class PersonalEngine(KeyEngine):
         return user_name_of(session.client.connectapi(SETTINGS_PATH))
 
     def rate_limited_by(self, session_data: str) -> Secret:
-        return Secret(parse_session(session_data).key)
+        return Secret(parse_session(session_data, self.domain).key)
 
     def ends_at(self, session_data: str) -> datetime | None:
-        return moment_of(parse_session(session_data).key_ends_at)
+        return moment_of(parse_session(session_data, self.domain).key_ends_at)
 
     def access_ends_at(self, session_data: str) -> datetime:
-        return parse_session(session_data).access_ends_at
+        return parse_session(session_data, self.domain).access_ends_at
 
     def _connect(self, session: KeySession) -> NewSession:
         """Exchange the key, and use it once. If that call fails, the session is still good."""
         with deadline(conf.TIMEOUT):
             session_data = self._accepted(session).dumps()
             try:
-                opened = PersonalSession(session_data, _no_renewal, nothing, nothing)
+                opened = PersonalSession(self.domain, session_data, _no_renewal, nothing, nothing)
                 name = self.fetch_account_name(opened)
             except GarminAuthError:
                 return NewSession(session_data, account_name=None, validated=False)
@@ -146,10 +146,10 @@ def _exchanged(session: KeySession) -> KeySession:
     """
     with redaction():
         response = (
-            get_transport()
+            get_transport(session.domain)
             .new_session()
             .post(
-                api_url(TOKEN_PATH, HOST),
+                api_base(session.domain, HOST) + TOKEN_PATH,
                 headers={"Accept": "*/*", "Authorization": f"ApiKey {session.key}"},
                 allow_redirects=False,
             )

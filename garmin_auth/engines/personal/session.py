@@ -6,7 +6,6 @@ import unicodedata
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
-from ...conf import conf
 from ...exceptions import GarminUnavailable, InvalidKey, SessionUnreadable
 from ..calls import claims_of, is_header_safe, moment_of
 from ..secret import Secret
@@ -59,14 +58,15 @@ class KeySession:
         return replace(self, token=token, token_ends_at=ends_at.timestamp())
 
 
-def new_session(key: str, ends_at: datetime | None) -> KeySession:
+def new_session(domain: str, key: str, ends_at: datetime | None) -> KeySession:
     """Return the session of a key that has not been exchanged yet.
 
     Args:
+        domain: Garmin's domain.
         key: the key, as ``read_key`` returned it.
         ends_at: when it ends, None if not known.
     """
-    return KeySession(conf.DOMAIN, key, ends_at.timestamp() if ends_at else None)
+    return KeySession(domain, key, ends_at.timestamp() if ends_at else None)
 
 
 def read_key(text: str) -> Secret:
@@ -87,11 +87,12 @@ def read_key(text: str) -> Secret:
     return Secret(key)
 
 
-def parse_session(session_data: str) -> KeySession:
-    """Read a session, strictly and for our domain only.
+def parse_session(session_data: str, domain: str) -> KeySession:
+    """Read a session, strictly and for one domain only.
 
     Args:
         session_data: what ``KeySession.dumps()`` returned.
+        domain: Garmin's domain.
 
     Raises:
         SessionUnreadable: it is something else. The exception repeats nothing of it.
@@ -102,9 +103,9 @@ def parse_session(session_data: str) -> KeySession:
         session = None
     if session is None or not _is_sound(session):
         raise SessionUnreadable("The stored data is not a session of the Personal API.")
-    if session.domain != conf.DOMAIN:
-        # Our domain's Garmin would refuse the key, as if it had ended.
-        raise SessionUnreadable(f"The stored session is not for {conf.DOMAIN}.")
+    if session.domain != domain:
+        # The other domain's Garmin would refuse the key, as if it had ended.
+        raise SessionUnreadable(f"The stored session is not for {domain}.")
     return session
 
 

@@ -334,11 +334,11 @@ class Command(QuietCommand):
         if report.unknown:
             with bookkeeping("which engines do not work"):
                 outages = states.outages()
-        for engine, since in outages.items():
+        for (engine, domain), since in outages.items():
             self.stderr.write(
-                f"No session of the engine {engine} has worked since {since:%Y-%m-%d %H:%M} UTC. "
-                "That is considered an outage, so no user is told. Check whether Garmin is down, "
-                "or blocks this site."
+                f"No session of the engine {engine} has worked at {domain} since "
+                f"{since:%Y-%m-%d %H:%M} UTC. That is considered an outage, so no user is told. "
+                "Check whether Garmin is down, or blocks this site."
             )
         if report.elsewhere:
             self.stderr.write(
@@ -371,7 +371,8 @@ def confirm_refusals(engine: str) -> None:
         )
     if sys.stdin is None or not sys.stdin.isatty():
         return
-    refused = GarminAuthenticationState.objects.refused_users().get(engine, 0)
+    refused_users = GarminAuthenticationState.objects.refused_users()
+    refused = sum(count for (name, _), count in refused_users.items() if name == engine)
     confirm(
         f"Garmin has refused {refused} users of the engine {engine} since it last accepted one. "
         "Each session that it refuses now will be cleared, and its user has to connect again.",

@@ -57,6 +57,13 @@ class Command(BaseCommand):
             help="add an account that asks for a code; can be repeated",
         )
         parser.add_argument(
+            "--china-account",
+            action="append",
+            default=[],
+            metavar="EMAIL:PASSWORD",
+            help="add an account that exists at garmin.cn, not at garmin.com; can be repeated",
+        )
+        parser.add_argument(
             "--keys",
             action="store_true",
             help="make a key for the Personal API for each account, and print it",
@@ -89,8 +96,15 @@ class Command(BaseCommand):
             raise CommandError(f"--port must be a number from 0 to 65535, not {options['port']}.")
         if options["latency"] < 0:
             raise CommandError("--latency must not be negative.")
-        accounts = [(*_account(text), False) for text in options["account"]]
-        accounts += [(*_account(text), True) for text in options["mfa_account"]]
+        accounts = [
+            {**_account(text), "mfa": mfa, "domain": domain}
+            for option, mfa, domain in (
+                ("account", False, "garmin.com"),
+                ("mfa_account", True, "garmin.com"),
+                ("china_account", False, "garmin.cn"),
+            )
+            for text in options[option]
+        ]
 
         parent = os.getppid()
         host = options["host"]
@@ -98,9 +112,9 @@ class Command(BaseCommand):
             options["port"], host=host, ca_file=options["ca_file"], code_sent=self.print_code
         )
         garmin.set_latency(options["latency"])
-        for email, password, mfa in accounts:
+        for account in accounts:
             try:
-                garmin.add_account(email, password, mfa=mfa)
+                garmin.add_account(**account)
             except ValueError as error:
                 raise CommandError(str(error)) from None
         with _signals() as ended:
@@ -135,13 +149,17 @@ class Command(BaseCommand):
         self.stdout.write("To use garminconnect without Django, set in its environment:")
         for name, value in garmin.library_environment.items():
             self.stdout.write(f"    export {name}={shlex.quote(value)}")
-        for email, password, mfa in accounts:
-            self.stdout.write(f"Account: {email} {password}{' (asks for a code)' if mfa else ''}")
+        for account in accounts:
+            notes = " (asks for a code)" if account["mfa"] else ""
+            if account["domain"] != "garmin.com":
+                notes += f" ({account['domain']})"
+            self.stdout.write(f"Account: {account['email']} {account['password']}{notes}")
         self.stdout.flush()
 
     def print_keys(self, garmin, accounts):
-        for email, _, _ in accounts:
-            self.stdout.write(f"Key of {email}: {garmin.add_key(email)}")
+        for account in accounts:
+            email, domain = account["email"], account["domain"]
+            self.stdout.write(f"Key of {email}: {garmin.add_key(email, domain=domain)}")
         self.stdout.flush()
 
     def print_code(self, email, code):
@@ -170,7 +188,7 @@ def _account(text):
     email, _, password = text.partition(":")
     if "@" not in email or not password:
         raise CommandError(f"An account must be EMAIL:PASSWORD, not {text!r}.")
-    return email, password
+    return {"email": email, "password": password}
 
 
 def _why_not(error, host, port):

@@ -3,6 +3,7 @@ from pathlib import Path
 
 from django.core.management.base import CommandError
 
+from garmin_auth.conf import DOMAINS
 from garmin_auth.engines import get_engine
 from garmin_auth.engines.base import KeyEngine
 from garmin_auth.exceptions import (
@@ -38,18 +39,23 @@ class Command(QuietCommand):
             "--engine", help="the engine of the session (default: the one for new logins)"
         )
         parser.add_argument(
+            "--domain",
+            choices=DOMAINS,
+            help="the Garmin domain of the account (default: the one that the session names)",
+        )
+        parser.add_argument(
             "--check", action="store_true", help="first ask Garmin whether the session works"
         )
 
-    def handle(self, *, user, dir, engine, check, **options):
+    def handle(self, *, user, dir, engine, domain, check, **options):
         try:
             person = user_named(user)
-            chosen = get_engine(engine)
-            engine = chosen.name
+            chosen = get_engine(engine, domain)
+            how = {"engine": chosen.name, "domain": domain, "check": check}
             if dir is not None:
-                import_session_folder(person, dir, engine=engine, check=check)
+                import_session_folder(person, dir, **how)
             else:
-                import_session(person, self.read_export(chosen), engine=engine, check=check)
+                import_session(person, self.read_export(chosen), **how)
         except NotAllowed as exc:
             raise CommandError(
                 f"GARMIN_AUTH_MAY_CONNECT refuses {user}: {exc.user_message} Nothing was stored."

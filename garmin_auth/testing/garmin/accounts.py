@@ -38,13 +38,17 @@ class Account:
     steps: int | None
     profile_id: int
     guid: str
+    domain: str
     code: str | None = None
     access_tokens: deque[str] = field(default_factory=deque)
 
 
 class Accounts:
-    def __init__(self, lock: threading.RLock):
+    """The accounts of one region, whose domain is `domain`."""
+
+    def __init__(self, lock: threading.RLock, domain: str):
         self._lock = lock
+        self._domain = domain
         self._by_email: dict[str, Account] = {}
         self._by_display_name: dict[str, Account] = {}
 
@@ -59,7 +63,7 @@ class Accounts:
         full_name: str | None = None,
         steps: int | None = None,
     ) -> Account:
-        seed = hashlib.sha256(email.lower().encode()).digest()
+        seed = hashlib.sha256(f"{email.lower()} {self._domain}".encode()).digest()
         account = Account(
             email=email,
             password=password,
@@ -70,6 +74,7 @@ class Accounts:
             steps=steps,
             profile_id=10_000_000 + int.from_bytes(seed[16:20], "big") % 89_999_999,
             guid=str(uuid.UUID(bytes=seed[16:32], version=4)),
+            domain=self._domain,
         )
         with self._lock:
             if email.lower() in self._by_email:
@@ -85,7 +90,9 @@ class Accounts:
             try:
                 return self._by_email[email.lower()]
             except KeyError:
-                raise LookupError(f"No account {email}: add it with add_account().") from None
+                raise LookupError(
+                    f"No account {email} at {self._domain}: add it with add_account()."
+                ) from None
 
     def check_password(self, email: str, password: str) -> Account:
         """Return the account. Raises `Refused` (password), even if there is no such account."""

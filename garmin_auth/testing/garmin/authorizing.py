@@ -81,15 +81,13 @@ def di_exchange(request: Request, garmin: Garmin, journal: Journal) -> Answer:
         account = garmin.sso.redeem(form.get("service_ticket", ""), form.get("service_url", ""))
     except Refused as refused:
         return _refusal(refused, "")
-    return answers.as_json(garmin.diauth.issue(account, client_id, _domain(request)))
+    return answers.as_json(garmin.diauth.issue(account, client_id))
 
 
 def di_refresh(request: Request, garmin: Garmin, journal: Journal) -> Answer:
     try:
         client_id = _client_id(request)
-        tokens = garmin.diauth.refresh(
-            request.form.get("refresh_token", ""), client_id, _domain(request)
-        )
+        tokens = garmin.diauth.refresh(request.form.get("refresh_token", ""), client_id)
     except Refused as refused:
         return _refusal(refused, request.form.get("refresh_token", ""))
     return answers.as_json(tokens)
@@ -116,10 +114,6 @@ def _refusal(refused: Refused, token: str) -> Answer:
     return answers.invalid_refresh_token(token)
 
 
-def _domain(request: Request) -> str:
-    return request.host.partition(".")[2]
-
-
 # garminconnect's fallback: a cookie
 
 
@@ -130,6 +124,5 @@ def jwt_web(request: Request, garmin: Garmin, journal: Journal) -> Answer:
         account = garmin.sso.redeem(request.query.get("ticket", ""), service)
     except Refused:
         return answers.embed_page()
-    domain = ".".join(request.host.split(".")[-2:])
-    token = garmin.access.issue(account, WEB_CLIENT, domain)["access_token"]
-    return answers.jwt_web(token, domain)
+    token = garmin.access.issue(account, WEB_CLIENT)["access_token"]
+    return answers.jwt_web(token, garmin.domain)

@@ -30,16 +30,16 @@ class AccessToken:
 
 
 class AccessTokens:
-    def __init__(self, lock: threading.RLock):
+    def __init__(self, lock: threading.RLock, domain: str):
         self.lifetime = ACCESS_TOKEN_LIFETIME
         self._lock = lock
+        self._domain = domain
         self._tokens: dict[str, AccessToken] = {}
 
     def issue(
         self,
         account: Account,
         client_id: str,
-        domain: str = "garmin.com",
         *,
         expired: bool = False,
         key: str | None = None,
@@ -57,7 +57,7 @@ class AccessTokens:
         jti = str(uuid.uuid4())
         claims = {
             "scope": SCOPE.split(),
-            "iss": f"https://diauth.{domain}",
+            "iss": f"https://diauth.{self._domain}",
             "exp": expires_at,
             "iat": now,
             "garmin_guid": account.guid,

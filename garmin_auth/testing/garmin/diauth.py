@@ -22,7 +22,6 @@ SPENT_KEPT = 10_000  # spent tokens whose owners are remembered for the log; lim
 class RefreshToken:
     account: Account
     client_id: str
-    domain: str
     ends_at: float
     active: bool = True
 
@@ -35,27 +34,22 @@ class RefreshTokens:
         self._tokens: dict[str, RefreshToken] = {}
         self._spent: deque[str] = deque()
 
-    def issue(
-        self, account: Account, client_id: str, domain: str, *, expired: bool = False
-    ) -> dict:
+    def issue(self, account: Account, client_id: str, *, expired: bool = False) -> dict:
         """Issue an access token and a refresh token, and return the token endpoint's JSON.
 
         With `expired`, the access token has already expired.
         """
         with self._lock:
-            answer = self._access.issue(account, client_id, domain, expired=expired)
+            answer = self._access.issue(account, client_id, expired=expired)
             ends_at = time.time() + answer["refresh_token_expires_in"]
-            self._tokens[answer["refresh_token"]] = RefreshToken(
-                account, client_id, domain, ends_at
-            )
+            self._tokens[answer["refresh_token"]] = RefreshToken(account, client_id, ends_at)
             return answer
 
-    def refresh(self, refresh_token: str, client_id: str, domain: str) -> dict:
+    def refresh(self, refresh_token: str, client_id: str) -> dict:
         """Return a new access token and a new refresh token, as the token endpoint's JSON.
 
         The old refresh token stops working; if `rotate` is off, it is kept instead. Raises
-        `Refused` (refresh_token), also for a token of another client or domain (reported: a Chinese
-        session at garmin.com gets 400 invalid_grant).
+        `Refused` (refresh_token), also for a token of another client.
         """
         with self._lock:
             found = self._tokens.get(refresh_token)
@@ -63,14 +57,14 @@ class RefreshTokens:
                 found is None
                 or not found.active
                 or found.ends_at <= time.time()
-                or (found.client_id, found.domain) != (client_id, domain)
+                or found.client_id != client_id
             ):
                 raise Refused("refresh_token")
             if self.rotate:
                 found.active = False
                 self._forget_in_time(refresh_token)
-                return self.issue(found.account, client_id, domain)
-            answer = self._access.issue(found.account, client_id, domain)
+                return self.issue(found.account, client_id)
+            answer = self._access.issue(found.account, client_id)
             found.ends_at = time.time() + answer["refresh_token_expires_in"]
             return answer | {"refresh_token": refresh_token}
 

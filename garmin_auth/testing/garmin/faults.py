@@ -8,6 +8,7 @@ from threading import RLock
 from . import answers, personal, widget
 from .answers import Answer
 from .journal import STEPS
+from .state import DOMAINS
 
 WEB = tuple(step for step in STEPS if step != "connect")
 CODE = ("verify_code", "portal_verify_code")
@@ -104,6 +105,7 @@ class Fault:
     name: str
     times: int | None
     account: str | None
+    domain: str | None
     options: dict
 
     def answer(self) -> Answer | None:
@@ -120,21 +122,30 @@ class Faults:
         self._queues: dict[str, deque[Fault]] = {step: deque() for step in STEPS}
 
     def add(
-        self, step: str, name: str, times: int | None = 1, account: str | None = None, **options
+        self,
+        step: str,
+        name: str,
+        times: int | None = 1,
+        account: str | None = None,
+        domain: str | None = None,
+        **options,
     ) -> None:
         """Queue a fault.
 
-        Raises `ValueError` for an unknown step, fault or option. The message lists the known ones.
+        Raises `ValueError` for an unknown step, fault, domain or option. The message lists the
+        known ones.
         """
-        _check(step, STEPS, "step")
-        _check(name, KINDS, "fault")
+        check(step, STEPS, "step")
+        check(name, KINDS, "fault")
         kind = KINDS[name]
-        _check(step, kind.steps, f"step for the fault {name!r}")
+        check(step, kind.steps, f"step for the fault {name!r}")
+        if domain is not None:
+            check(domain, DOMAINS, "domain")
         for option in options:
-            _check(option, kind.options, f"option of the fault {name!r}")
+            check(option, kind.options, f"option of the fault {name!r}")
         if times is not None and (not isinstance(times, int) or times < 1):
             raise ValueError(f"times must be at least 1, or None until healed, not {times!r}.")
-        fault = Fault(name, times, account and account.lower(), kind.options | options)
+        fault = Fault(name, times, account and account.lower(), domain, kind.options | options)
         _check_values(fault)
         with self._lock:
             self._queues[step].append(fault)
@@ -142,16 +153,18 @@ class Faults:
     def heal(self, step: str | None = None) -> None:
         """Remove the faults of one step, or of all."""
         if step is not None:
-            _check(step, STEPS, "step")
+            check(step, STEPS, "step")
         with self._lock:
             for queue in [self._queues[step]] if step else self._queues.values():
                 queue.clear()
 
-    def take(self, step: str, owner: str | None = None) -> Fault | None:
-        """Remove and return the next fault for a request of this step and account."""
+    def take(self, step: str, domain: str, owner: str | None = None) -> Fault | None:
+        """Remove and return the next fault for a request of this step, domain and account."""
         with self._lock:
             for fault in self._queues.get(step, ()):
                 if fault.account is not None and fault.account != (owner or "").lower():
+                    continue
+                if fault.domain not in (None, domain):
                     continue
                 if fault.times is not None:
                     fault.times -= 1
@@ -161,7 +174,8 @@ class Faults:
         return None
 
 
-def _check(value: str, legal, what: str) -> None:
+def check(value: str, legal, what: str) -> None:
+    """Raise `ValueError`, which lists what is `legal`, unless `value` is."""
     if value not in legal:
         names = ", ".join(sorted(legal)) or "none"
         raise ValueError(f"Unknown {what} {value!r}. Choose one of {names}.")

@@ -31,8 +31,9 @@ STEPS = (
 )
 
 # "other": a path or method that no client of Garmin uses. "foreign_bearer": one user's token on
-# another user's path. "bad_signature": a wrong OAuth1 signature or consumer key.
-COUNTS = (*STEPS, "other", "refused_host", "foreign_bearer", "bad_signature")
+# another user's path. "foreign_region": a credential of the other region. "bad_signature": a wrong
+# OAuth1 signature or consumer key.
+COUNTS = (*STEPS, "other", "refused_host", "foreign_bearer", "foreign_region", "bad_signature")
 
 KEPT = 10_000  # entries of the log, and of uploads; limited for long runs
 

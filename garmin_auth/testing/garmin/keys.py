@@ -16,7 +16,6 @@ DAYS = 365  # the longest that Garmin offers; 30, 90 and 180 are the others
 @dataclass(slots=True)
 class Key:
     account: Account
-    domain: str
     ends_at: float
     active: bool = True
 
@@ -27,19 +26,18 @@ class Keys:
         self._access = access
         self._keys: dict[str, Key] = {}
 
-    def add(self, account: Account, days: float, domain: str) -> str:
+    def add(self, account: Account, days: float) -> str:
         """Make a key that ends after so many days, and return it. What it looks like is assumed."""
         key = secrets.token_urlsafe(32)
         with self._lock:
-            self._keys[key] = Key(account, domain, time.time() + days * DAY)
+            self._keys[key] = Key(account, time.time() + days * DAY)
         return key
 
     def renew(self, key: str, days: float) -> str:
         """Replace a key, which ends at once. Return the new one."""
         with self._lock:
             self.delete(key)
-            former = self._keys[key]
-            return self.add(former.account, days, former.domain)
+            return self.add(self._keys[key].account, days)
 
     def delete(self, key: str) -> None:
         """End a key and its access tokens. Raises `LookupError` for one that never existed."""
@@ -56,22 +54,17 @@ class Keys:
                 if found.account is account:
                     self.delete(key)
 
-    def exchange(self, key: str, domain: str, *, expired: bool = False) -> str:
+    def exchange(self, key: str, *, expired: bool = False) -> str:
         """Return an access token for a key. Raises `Refused` (key).
 
         With `expired`, the token has already expired.
         """
         with self._lock:
             found = self._keys.get(key)
-            if (
-                found is None
-                or not found.active
-                or found.ends_at <= time.time()
-                or found.domain != domain
-            ):
+            if found is None or not found.active or found.ends_at <= time.time():
                 raise Refused("key")
             token = self._access.issue(
-                found.account, CLIENT_ID, domain, expired=expired, key=key, ends_at=found.ends_at
+                found.account, CLIENT_ID, expired=expired, key=key, ends_at=found.ends_at
             )
             return str(token["access_token"])
 

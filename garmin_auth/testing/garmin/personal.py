@@ -30,7 +30,7 @@ LONGEST = 366  # days of one answer
 
 def exchange(request: Request, garmin: Garmin, journal: Journal) -> Answer:
     try:
-        token = garmin.keys.exchange(key_of(request), domain_of(request))
+        token = garmin.keys.exchange(key_of(request))
     except Refused:
         return refused_key()
     return answers.as_text(token)
@@ -49,10 +49,6 @@ def key_rate_limited(retry_after: int | None = 14) -> Answer:
 def key_of(request: Request) -> str:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     return key.strip() if scheme == "ApiKey" else ""
-
-
-def domain_of(request: Request) -> str:
-    return request.host.removeprefix(f"{HOST}.")
 
 
 def data(request: Request, account: Account) -> Answer:

@@ -178,7 +178,7 @@ class Connection:
         if not _lets_in(self.simulator.proxy_credentials, request):
             self._note("connect", request, host, 407, None)
             return self._send(answers.proxy_authentication_required())
-        fault = self.simulator.faults.take("connect")
+        fault = self.simulator.faults.take("connect", steps.domain_of(host))
         name = fault.name if fault else None
         refusal = fault.answer() if fault else None
         through = name in {None, "slow_headers", "tls_failure", "tls_stall"}
@@ -227,9 +227,10 @@ class Connection:
         """Answer one request, and return False if the connection is closed."""
         simulator = self.simulator
         step = steps.step_of(request)
-        owner = steps.owner(step, request, simulator.garmin)
+        domain = steps.domain_of(request.host)
+        owner = self._owner(step, request, domain)
         simulator.journal.count(step)
-        fault = simulator.faults.take(step, owner)
+        fault = simulator.faults.take(step, domain, owner)
         answer = self._answer(step, request, fault)
         arrives = answer is not None and not (fault and fault.name == "drop_after")
         self._note(step, request, request.host, answer.status if arrives else None, fault, owner)
@@ -241,12 +242,23 @@ class Connection:
         self._send(answer)
         return not request.wants_close
 
+    def _owner(self, step: str, request: Request, domain: str) -> str | None:
+        """Return the owner of the credential sent, and count one of the other region."""
+        regions = self.simulator.regions
+        if owner := steps.owner(step, request, regions[domain]):
+            return owner
+        others = (regions[other] for other in regions if other != domain)
+        if owner := next(filter(None, (steps.owner(step, request, it) for it in others)), None):
+            self.simulator.journal.count("foreign_region")
+        return owner
+
     def _answer(self, step: str, request: Request, fault: Fault | None) -> Answer | None:
         if fault and fault.name in {"reset", "stall"}:
             return None
         if fault and (answer := fault.answer()):
             return answer
-        return steps.answer(step, request, self.simulator.garmin, self.simulator.journal)
+        region = self.simulator.regions[steps.domain_of(request.host)]
+        return steps.answer(step, request, region, self.simulator.journal)
 
     def _misdeliver(self, fault: Fault, answer: Answer | None) -> None:
         if fault.name in {"reset", "drop_after"}:

@@ -12,14 +12,14 @@ from . import diauth, keys, oauth1
 from .state import Garmin
 
 
-def issue(garmin: Garmin, email: str, engine: str, access_expired: bool, domain: str) -> str:
+def issue(garmin: Garmin, email: str, engine: str, access_expired: bool) -> str:
     """Create a session. Raises `LookupError` (unknown account) or `ValueError` (engine)."""
     if engine not in ENGINES:
         raise ValueError(f"Unknown engine {engine!r}. Choose one of {', '.join(sorted(ENGINES))}.")
-    return ENGINES[engine](garmin, email, access_expired, domain)
+    return ENGINES[engine](garmin, email, access_expired)
 
 
-def _garth(garmin: Garmin, email: str, access_expired: bool, domain: str) -> str:
+def _garth(garmin: Garmin, email: str, access_expired: bool) -> str:
     account = garmin.account(email)
     token = garmin.oauth1.issue(account)
     access = garmin.access.issue(account, oauth1.CLIENT_ID, expired=access_expired)
@@ -31,7 +31,7 @@ def _garth(garmin: Garmin, email: str, access_expired: bool, domain: str) -> str
             "mfa_token": token.mfa_token,
             "mfa_expiration_timestamp": token.mfa_expires_at
             and time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(token.mfa_expires_at)),
-            "domain": domain,
+            "domain": garmin.domain,
         },
         {
             "scope": access["scope"],
@@ -48,9 +48,9 @@ def _garth(garmin: Garmin, email: str, access_expired: bool, domain: str) -> str
     return base64.b64encode(json.dumps(tokens).encode()).decode()
 
 
-def _garminconnect(garmin: Garmin, email: str, access_expired: bool, domain: str) -> str:
+def _garminconnect(garmin: Garmin, email: str, access_expired: bool) -> str:
     client_id = diauth.CLIENT_IDS[0]
-    tokens = garmin.diauth.issue(garmin.account(email), client_id, domain, expired=access_expired)
+    tokens = garmin.diauth.issue(garmin.account(email), client_id, expired=access_expired)
     session = {
         "di_token": tokens["access_token"],
         "di_refresh_token": tokens["refresh_token"],
@@ -59,12 +59,12 @@ def _garminconnect(garmin: Garmin, email: str, access_expired: bool, domain: str
     return json.dumps(session)
 
 
-def _personal(garmin: Garmin, email: str, access_expired: bool, domain: str) -> str:
-    key = garmin.keys.add(garmin.account(email), keys.DAYS, domain)
-    token = garmin.keys.exchange(key, domain, expired=access_expired)
+def _personal(garmin: Garmin, email: str, access_expired: bool) -> str:
+    key = garmin.keys.add(garmin.account(email), keys.DAYS)
+    token = garmin.keys.exchange(key, expired=access_expired)
     now = time.time()
     session = {
-        "domain": domain,
+        "domain": garmin.domain,
         "key": key,
         "key_ends_at": now + keys.DAYS * keys.DAY,
         "token": token,
@@ -73,7 +73,7 @@ def _personal(garmin: Garmin, email: str, access_expired: bool, domain: str) -> 
     return json.dumps(session)
 
 
-ENGINES: dict[str, Callable[[Garmin, str, bool, str], str]] = {
+ENGINES: dict[str, Callable[[Garmin, str, bool], str]] = {
     "garth": _garth,
     "garminconnect": _garminconnect,
     "personal": _personal,

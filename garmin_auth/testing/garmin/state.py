@@ -1,4 +1,7 @@
-"""The state of one simulated Garmin: accounts, SSO, keys and tokens, all under one lock."""
+"""The state of one region of the simulated Garmin: accounts, SSO, keys and tokens.
+
+Garmin runs two services that know nothing of each other, garmin.com and garmin.cn.
+"""
 
 import threading
 from collections.abc import Callable
@@ -11,13 +14,16 @@ from .keys import Keys
 from .oauth1 import OAuth1Tokens
 from .sso import SignOn
 
+DOMAINS = ("garmin.com", "garmin.cn")
+
 
 @dataclass
 class Garmin:
-    """The whole state. Its methods, and those of its parts, can be called from any thread."""
+    """One region. Its methods, and those of its parts, can be called from any thread."""
 
+    domain: str
+    lock: threading.RLock
     code_sent: Callable[[str, str], None] | None = None
-    lock: threading.RLock = field(default_factory=threading.RLock)
     accounts: Accounts = field(init=False)
     sso: SignOn = field(init=False)
     access: AccessTokens = field(init=False)
@@ -29,11 +35,11 @@ class Garmin:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything, including the simulator's options."""
+        """Forget everything, including the region's options."""
         with self.lock:
-            self.accounts = Accounts(self.lock)
+            self.accounts = Accounts(self.lock, self.domain)
             self.sso = SignOn(self.lock, self.accounts, self.code_sent)
-            self.access = AccessTokens(self.lock)
+            self.access = AccessTokens(self.lock, self.domain)
             self.oauth1 = OAuth1Tokens(self.lock, self.access)
             self.diauth = RefreshTokens(self.lock, self.access)
             self.keys = Keys(self.lock, self.access)

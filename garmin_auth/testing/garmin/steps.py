@@ -9,12 +9,12 @@ from . import answers, authorizing, personal, resources, signatures, signing_in,
 from .accounts import Refused
 from .answers import Answer
 from .journal import Journal
-from .state import Garmin
+from .state import DOMAINS, Garmin
 from .wire import Request
 
 KINDS_OF_HOST = ("sso", "connectapi", "diauth", "connect", "mobile.integration", personal.HOST)
 HOSTS = {
-    **{f"{kind}.garmin.{tld}": kind for kind in KINDS_OF_HOST for tld in ("com", "cn")},
+    **{f"{kind}.{domain}": kind for kind in KINDS_OF_HOST for domain in DOMAINS},
     "thegarth.s3.amazonaws.com": "s3",
 }
 
@@ -43,6 +43,11 @@ PATHS = (
     ("connect", r"/app", "jwt_web", "GET"),
     ("mobile.integration", r"/gcm/(ios|android)", "jwt_web", "GET"),
 )
+
+
+def domain_of(host: str) -> str:
+    """Return the domain of a host's region; S3, which serves both, counts as garmin.com's."""
+    return next((domain for domain in DOMAINS if host.endswith(f".{domain}")), DOMAINS[0])
 
 
 def step_of(request: Request) -> str:

@@ -108,7 +108,7 @@ def test_a_request_without_an_engine_ends_too(garmin, settings, soon, fault):
     garmin.fail("api", fault, times=None)
 
     with pytest.raises(GarminUnavailable):
-        get_transport().new_session().get(URL)
+        get_transport("garmin.com").new_session().get(URL)
 
 
 def test_the_session_of_garths_client_has_an_end(garmin, account, settings, soon):
@@ -126,7 +126,7 @@ def test_redirects_share_one_deadline(garmin, account, settings, soon):
     garmin.fail("api", "redirect", times=None, location=PROFILE)
 
     with pytest.raises(GarminUnavailable, match=r"within 0\.5 seconds"):
-        get_transport().new_session().get(URL)
+        get_transport("garmin.com").new_session().get(URL)
 
 
 # Streams

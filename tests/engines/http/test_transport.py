@@ -453,7 +453,7 @@ def test_threads_that_come_at_once_share_one_pool(settings, garmin, tmp_path):
 
     def run():
         barrier.wait()
-        transport = get_transport()
+        transport = get_transport("garmin.com")
         found.append((transport, transport._adapter.proxy_manager_for(conf.PROXIES["https"])))
 
     threads = [threading.Thread(target=run) for _ in range(8)]

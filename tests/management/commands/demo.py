@@ -202,6 +202,7 @@ class Command(BaseCommand):
         host, port = ADDRESS
         site = f"http://{host}:{port}"
         self.title(f"The pages are at {site}/garmin/, the admin is at {site}/admin/")
+        self.stdout.write(f"After a login, {site}/spa/ is a front end that uses the API.")
         self.stdout.write("Log in as one of these users. The password is the user name.")
         for username, state in {**PEOPLE, "admin": "superuser"}.items():
             self.stdout.write(f"  {username:<6} {state}")

@@ -124,15 +124,6 @@ def test_refresh_token_of_another_client_is_refused(garmin, ada, http):
     assert refresh(http, token, client_id=other, basic=other).json()["error"] == "invalid_grant"
 
 
-def test_refresh_token_of_garmin_china_is_refused_elsewhere(garmin, ada, http):
-    _, token = issue_tokens(garmin, domain="garmin.cn")
-
-    assert refresh(http, token).json()["error"] == "invalid_grant"
-    china = DIAUTH.replace("garmin.com", "garmin.cn")
-    answer = refresh(http, token, url=china).json()
-    assert claims_of(answer["access_token"])["iss"] == "https://diauth.garmin.cn"
-
-
 @pytest.mark.parametrize(
     "end",
     [lambda garmin: garmin.revoke(ADA[0]), lambda garmin: garmin.set_password(ADA[0], "new")],

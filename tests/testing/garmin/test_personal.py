@@ -6,12 +6,20 @@ import zipfile
 
 import pytest
 
-from tests.testing.wire import ADA, API, BOB, PROFILE, bearer, claims_of, get_profile
+from tests.testing.wire import (
+    ADA,
+    API,
+    BOB,
+    PERSONAL,
+    PROFILE,
+    SETTINGS,
+    TOKEN,
+    bearer,
+    claims_of,
+    get_profile,
+)
 
-HOST = "https://personal.connectapi.garmin.com"
-TOKEN = f"{HOST}/personalapitoken-service/personal-api/personal-api-key/token"
-SETTINGS = f"{HOST}/userprofile-service/userprofile/settings"
-SUMMARIES = f"{HOST}/usersummary-service/v2/dailysummaries"
+SUMMARIES = f"{PERSONAL}/usersummary-service/v2/dailysummaries"
 DAY = 86_400
 
 
@@ -107,15 +115,6 @@ def test_tokens_are_of_one_api_only(http, garmin, token):
     assert get_profile(http, theirs).ok
 
 
-def test_a_key_is_of_one_region_only(http, garmin, ada):
-    chinese = garmin.add_key(ADA[0], domain="garmin.cn")
-
-    assert exchange(http, chinese).status_code == 401
-    assert exchange(http, chinese, TOKEN.replace(".com", ".cn")).ok
-    with pytest.raises(ValueError, match="Unknown domain"):
-        garmin.add_key(ADA[0], domain="garmin.example")
-
-
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
 def test_data_can_be_read_and_nothing_else(http, token, method):
     headers = {"Authorization": f"Bearer {token}"}
@@ -147,7 +146,7 @@ def test_days_that_make_no_sense_are_refused(http, token, query):
 
 
 def test_an_activity_is_a_zip(http, token):
-    answer = read(http, token, f"{HOST}/download-service/files/activity/7")
+    answer = read(http, token, f"{PERSONAL}/download-service/files/activity/7")
 
     assert answer.headers["content-type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
@@ -155,7 +154,7 @@ def test_an_activity_is_a_zip(http, token):
 
 
 def test_there_is_no_profile(http, token):
-    answer = read(http, token, f"{HOST}{PROFILE.removeprefix(API)}")
+    answer = read(http, token, f"{PERSONAL}{PROFILE.removeprefix(API)}")
 
     assert (answer.status_code, answer.json()) == (404, {})
 

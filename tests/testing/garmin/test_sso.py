@@ -55,14 +55,6 @@ def test_login_goes_through_the_recorded_steps_in_order(garmin, ada, new_client)
     assert steps == ["sign_in", "login", "embed", "consumer", "preauthorized", "exchange"]
 
 
-def test_garth_logs_in_at_garmin_china(ada, new_client):
-    client = new_client(domain="garmin.cn")
-
-    client.login(*ADA)
-
-    assert client.username == ada["email"]
-
-
 def test_wrong_password_is_garmins_401(ada, new_client):
     with pytest.raises(GarthHTTPError) as refused:
         new_client().login(ada["email"], "wrong")
