@@ -224,9 +224,6 @@ class GarminAuthenticationState(models.Model):
             models.Index(
                 fields=["engine", "updated_at", "id", "connected_at"], name="garmin_auth_engine"
             ),
-            models.Index(
-                fields=["last_validated", "id", "connected_at"], name="garmin_auth_validated"
-            ),
             models.Index(fields=["session_ends_at", "id", "connected_at"], name="garmin_auth_ends"),
         ]
         constraints = [  # noqa: RUF012

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -63,10 +63,11 @@ T = TypeVar("T")
 EARLY = timedelta(minutes=5)
 # For how many seconds a refresh is not repeated: Garmin refuses a fresh token for another reason.
 REFRESH_EVERY = 300
-# A long block records that the session works at most once in this many seconds.
+# That a session works is recorded at most once in this many seconds.
 NOTE_EVERY = 60
-# How often to look at a session that another process is refreshing: between these many seconds.
-POLL = (0.05, 0.25)
+# Seconds between the first two looks at a session that another process is refreshing. The pause
+# doubles each time, up to the second number.
+POLL, LONGEST_POLL = 0.05, 0.8
 # How many seconds SQLite waits for a lock, because the caller's own transaction may hold it.
 SQLITE_WAIT = 2
 REFUSED_AFTER_REFRESH = (
@@ -80,9 +81,9 @@ def garmin_client(user: Any) -> Iterator[Any]:
     """Open the user's session as a client of its engine (with garth, a ``garth.Client``).
 
     If the access token needs a refresh, the new one is stored at once. When the block ends, even
-    with an exception, the row records whether the session has worked. Changes that the block makes
-    to the client's tokens are not stored. Several threads may use the client inside the block; it
-    cannot be used after it.
+    with an exception, the row records whether the session has worked, at most once a minute.
+    Changes that the block makes to the client's tokens are not stored. Several threads may use the
+    client inside the block; it cannot be used after it.
 
     Args:
         user: an ``AUTH_USER_MODEL`` instance.
@@ -164,8 +165,9 @@ class StoredSession:
         self._early_failure = GarminAuthError()
         # What to record of the block's last failure, unless some call works.
         self._failing_reason = ""
-        # Whether this lease was taken over from a process that never gave it back.
-        self._took_over = False
+        # Whether this block holds the lease, and whether it was taken over from a process that
+        # never gave it back.
+        self._holds_lease = self._took_over = False
         self._row = read_session(user)
         self._quiet_key = tenant_cache_key("fresh token refused", self._row.pk)
         self._engine = get_stored_engine(self._row.engine, self._row.domain)
@@ -275,9 +277,12 @@ class StoredSession:
     def _note(self) -> None:
         if in_transaction():  # The row would stay locked until the caller's transaction ends.
             return
-        row, self._noted = self._row, time.monotonic()
+        row, now, self._noted = self._row, timezone.now(), time.monotonic()
         states = GarminAuthenticationState.objects
         if self.session.worked:
+            if row.failing_since is None and _is_within(NOTE_EVERY, row.last_validated, now):
+                return
+            self._row = replace(row, last_validated=now)
             with bookkeeping("that a session works"):
                 states.mark_validated(row.pk, row.connected_at)
                 if row.failing_told_at:
@@ -364,8 +369,9 @@ class StoredSession:
         try:
             data = self._refresh()
         finally:
-            with bookkeeping("the end of a lease"):
-                GarminAuthenticationState.objects.release_lease(self._row.pk, owner)
+            if self._holds_lease:
+                with bookkeeping("the end of a lease"):
+                    GarminAuthenticationState.objects.release_lease(self._row.pk, owner)
         self._refreshed_at = time.monotonic()
         return data
 
@@ -378,21 +384,27 @@ class StoredSession:
         """
         states = GarminAuthenticationState.objects
         gives_up_at = time.monotonic() + conf.LEASE + REFRESH_TIMEOUT
-        holder = ""
+        holder, pause = "", POLL
         while True:
-            former, holder = holder, states.get_lease_owner(self._row.pk)
-            if self._changed_meanwhile():  # In this order: a write gives the lease back too.
-                return False
+            lease = states.get_lease(self._row.pk)
+            if lease is None or lease.version != self._row.version:
+                if self._changed_meanwhile():
+                    return False
+                continue
+            former, holder = holder, lease.owner
             if former and not holder:
                 # It stored nothing. Asking Garmin again from each process would not help.
                 raise GarminUnavailable("Another process has just failed to refresh this session.")
-            if states.take_lease(self._row.pk, self._row.version, owner, conf.LEASE):
-                self._took_over = bool(holder)
+            if not lease.taken and states.take_lease(
+                self._row.pk, self._row.version, owner, conf.LEASE
+            ):
+                self._took_over, self._holds_lease = bool(holder), True
                 return True
             if time.monotonic() > gives_up_at:
                 raise NotAsked("Another process takes too long to refresh this session.")
             release_pooled_connections()
-            time.sleep(random.uniform(*POLL))  # noqa: S311
+            time.sleep(random.uniform(pause / 2, pause))  # noqa: S311
+            pause = min(2 * pause, LONGEST_POLL)
 
     def _refresh(self) -> str:
         """Refresh the session while holding the lease, and store the result."""
@@ -484,6 +496,7 @@ class StoredSession:
             row.pk, row.version, encrypt(fresh.reveal()), life
         ):
             return False
+        self._holds_lease = False  # Replacing the session has ended it.
         self._row = replace(
             row, session_data=fresh.reveal(), version=row.version + 1, life=life or row.life
         )
@@ -520,6 +533,11 @@ class StoredSession:
         changed = latest.session_data != self._row.session_data
         self._row = latest
         return changed
+
+
+def _is_within(seconds: float, moment: datetime | None, now: datetime) -> bool:
+    """Return whether a moment is at most so many seconds ago."""
+    return moment is not None and timedelta(0) <= now - moment < timedelta(seconds=seconds)
 
 
 def _briefly_locked(call: Callable[[], T]) -> T:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from django.utils import timezone
 
-from tests.services import chromium_path
+from tests.services import chromium_path, headless_path
 
 SIZES = {"narrow": {"width": 320, "height": 720}, "wide": {"width": 1280, "height": 900}}
 SCHEMES = ("light", "dark")
@@ -85,7 +85,7 @@ def chromium():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_path(), **LAUNCH)
+        browser = playwright.chromium.launch(executable_path=headless_path(), **LAUNCH)
         yield browser
         browser.close()
 

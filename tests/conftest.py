@@ -15,6 +15,7 @@ from django.core.cache import cache
 from django.db import connection
 from django.utils import timezone
 
+from garmin_auth.limits import cooldown
 from garmin_auth.models import GarminAuthenticationState
 from garmin_auth.testing.garmin import steps
 from tests import services
@@ -24,8 +25,11 @@ from tests.waiting import wait_for_logins
 
 ROOT = Path(__file__).resolve().parent.parent
 EMAIL, PASSWORD = "ana@example.com", "correct horse battery staple"
-# What no library reads.
-OUR_VARIABLES = ("DJANGO_SETTINGS_MODULE", "GARMIN_", "MYSQL_", "PG", "PYTHONPATH")
+# What no library reads, and what the fork server heeds in the interpreter's place.
+OUR_VARIABLES = (
+    *("DJANGO_SETTINGS_MODULE", "GARMIN_", "MYSQL_", "PG"),
+    *("PYTHONIOENCODING", "PYTHONPATH", "PYTHONUNBUFFERED"),
+)
 
 # For what only the engine garminconnect can do; python -m tests says that it was left out.
 needs_garminconnect = pytest.mark.skipif(
@@ -76,6 +80,7 @@ def pytest_collection_modifyitems(config, items):
 def no_pauses():
     """Pauses and counts of logins live in the cache; each test begins without."""
     cache.clear()
+    cooldown.nothing_seen.clear()
 
 
 @pytest.fixture
@@ -254,11 +259,11 @@ def start_python(request, garmin, db):
     """Start a Python process on the test's database and simulator; it is killed at the end.
 
     It has imported garth already, unless it is to be a ``new_interpreter``, or is given variables
-    that a library may read at its import.
+    that a library may read at its import. ``streams`` are the fork server's.
     """
     processes = []
 
-    def start(*arguments, new_interpreter=False, **variables):
+    def start(*arguments, new_interpreter=False, streams=None, **variables):
         environment = {**child_environment(garmin), **variables}
         if new_interpreter or not all(name.startswith(OUR_VARIABLES) for name in variables):
             process = subprocess.Popen(
@@ -271,7 +276,8 @@ def start_python(request, garmin, db):
                 text=True,
             )
         else:
-            process = request.getfixturevalue("fork_server").start(arguments, environment)
+            server = request.getfixturevalue("fork_server")
+            process = server.start(arguments, environment, **(streams or {}))
         processes.append(process)
         return process
 

@@ -7,11 +7,13 @@ imports, or about variables that a library reads at its import, starts an interp
 
 ``python -m tests.fork_server`` is the server: one thread, a socket as its standard input. An order
 is a line of JSON and the file descriptors of the process's standard streams and of a pipe, which
-hears the process id and, once it has ended, how.
+hears the process id and, once it has ended, how. Each process has streams as its interpreter would
+have made them, whatever they are: test_fork_server.py compares.
 """
 
 import contextlib
 import gc
+import io
 import json
 import os
 import runpy
@@ -25,6 +27,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from subprocess import STDOUT
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -51,6 +54,8 @@ PRELOADED = (
     "django.views.decorators.debug",
 )
 NUMBER = struct.Struct("i")
+STREAMS = ("stdin", "stdout", "stderr")
+CLOSED = object()  # In place of a stream that a process is to have.
 
 
 class ForkServer:
@@ -64,25 +69,40 @@ class ForkServer:
                 [sys.executable, "-m", "tests.fork_server"], cwd=ROOT, stdin=theirs
             )
 
-    def start(self, arguments, environment, cwd=ROOT):
+    def start(self, arguments, environment, cwd=ROOT, **streams):
         """Start what ``python ARGUMENTS`` would, and return it.
 
         Args:
             arguments: ``-c CODE``, ``-m MODULE`` or a script, and what it gets.
-            environment: all of it; of what the interpreter reads, only PYTHONPATH counts.
+            environment: all of it; of what the interpreter reads, PYTHONPATH, PYTHONIOENCODING and
+                PYTHONUNBUFFERED count.
             cwd: the folder it runs in.
+            streams: by name, where its standard streams are not pipes to here: a file descriptor,
+                ``CLOSED``, or for ``stderr`` ``STDOUT``.
         """
-        order = {"arguments": [*map(str, arguments)], "environment": environment, "cwd": str(cwd)}
+        given = dict(enumerate(map(streams.get, STREAMS)))
+        order = {
+            "arguments": [*map(str, arguments)],
+            "environment": environment,
+            "cwd": str(cwd),
+            "closed": [number for number, stream in given.items() if stream is CLOSED],
+        }
         text = json.dumps(order).encode()
-        pipes = [os.pipe() for _ in range(4)]
-        (stdin, to_stdin), *(others) = pipes
-        theirs = [stdin, *(writing for _, writing in others)]
+        ended, end = os.pipe()
+        pipes = {number: os.pipe() for number, stream in given.items() if stream is None}
+        ours = {n: os.fdopen(ends[n == 0], "r" if n else "w") for n, ends in pipes.items()}
+        theirs = {n: ends[n > 0] for n, ends in pipes.items()}
+        sent = [theirs.get(n, stream) for n, stream in given.items()]
+        if sent[2] is STDOUT:
+            sent[2] = sent[1]
+        # For a closed one, anything that is open.
+        sent = [end if stream is CLOSED else stream for stream in (*sent, end)]
         with self._lock:
-            socket.send_fds(self._socket, [NUMBER.pack(len(text))], theirs)
+            socket.send_fds(self._socket, [NUMBER.pack(len(text))], sent)
             self._socket.sendall(text)
-        for descriptor in theirs:
+        for descriptor in (end, *theirs.values()):
             os.close(descriptor)
-        return ForkedProcess(to_stdin, *(reading for reading, _ in others))
+        return ForkedProcess([ours.get(number) for number in given], ended)
 
     def stop(self):
         """End the server; what it has started goes on."""
@@ -91,11 +111,10 @@ class ForkServer:
 
 
 class ForkedProcess:
-    """What tests use of ``subprocess.Popen``, with pipes for all that it reads and writes."""
+    """What tests use of ``subprocess.Popen``."""
 
-    def __init__(self, stdin, stdout, stderr, ended):
-        self.stdin = os.fdopen(stdin, "w")
-        self.stdout, self.stderr = os.fdopen(stdout), os.fdopen(stderr)
+    def __init__(self, streams, ended):
+        self.stdin, self.stdout, self.stderr = streams
         self._ended = os.fdopen(ended, "rb", buffering=0)
         self.pid = self._hear()
         self.returncode = None
@@ -121,8 +140,8 @@ class ForkedProcess:
         return self.returncode
 
     def communicate(self, text="", timeout=None):
-        """Write to it, read all that it writes until it ends, and return that."""
-        if not self.stdin.closed:
+        """Write to it, read all that it writes to us until it ends, and return that."""
+        if self.stdin and not self.stdin.closed:
             with contextlib.suppress(BrokenPipeError), self.stdin:
                 self.stdin.write(text)
         written = {}
@@ -135,7 +154,7 @@ class ForkedProcess:
         readers = [
             threading.Thread(target=read, args=(name,), daemon=True)
             for name in ("stdout", "stderr")
-            if not getattr(self, name).closed
+            if getattr(self, name) and not getattr(self, name).closed
         ]
         for reader in readers:
             reader.start()
@@ -208,10 +227,17 @@ def bury(children):
         os.close(ended)
 
 
-def run(arguments, environment, cwd):
+def run(arguments, environment, cwd, closed):
     """Do what the interpreter does with these arguments, in this process."""
     os.environ.clear()
     os.environ.update(environment)
+    for number in closed:
+        os.close(number)
+    default = sys.stdout
+    for number, name in enumerate(STREAMS):
+        opened = None if number in closed else open_stream(number, environment, default)
+        setattr(sys, name, opened)
+        setattr(sys, f"__{name}__", opened)
     os.chdir(cwd)
     time.tzset()
     where = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
@@ -228,6 +254,24 @@ def run(arguments, environment, cwd):
     else:
         sys.argv = arguments
         runpy.run_path(what, run_name="__main__")
+
+
+def open_stream(number, environment, default):
+    """Open a standard stream as the interpreter does at its start; ``default`` is what it made."""
+    buffered = not environment.get("PYTHONUNBUFFERED")
+    encoding, _, errors = environment.get("PYTHONIOENCODING", "").partition(":")
+    if not errors:
+        errors = "strict" if encoding else default.errors
+    mode, buffering = ("wb", -1 if buffered else 0) if number else ("rb", -1)
+    binary = open(number, mode, buffering, closefd=False)  # noqa: SIM115
+    return io.TextIOWrapper(
+        binary,
+        encoding=encoding or default.encoding,
+        errors="backslashreplace" if number == 2 else errors,
+        newline="\n",
+        line_buffering=buffered and (number == 2 or binary.isatty()),
+        write_through=not buffered,
+    )
 
 
 def preload():

@@ -107,7 +107,7 @@ def timed_refresh(timeout="1"):
 
     module.REFRESH_TIMEOUT = float(timeout)
     row = GarminAuthenticationState.objects.get()
-    engine, data = get_stored_engine(row.engine), row.session_data.decrypt()
+    engine, data = get_stored_engine(row.engine, row.domain), row.session_data.decrypt()
     heartbeat, started = Heartbeat(), time.monotonic()
     try:
         said = "refreshed" if engine.refresh(data) else ""
@@ -122,7 +122,7 @@ def killed_refresh():
     from garmin_auth.models import GarminAuthenticationState
 
     row = GarminAuthenticationState.objects.get()
-    engine, data = get_stored_engine(row.engine), row.session_data.decrypt()
+    engine, data = get_stored_engine(row.engine, row.domain), row.session_data.decrypt()
     with gevent.Timeout(0.5, False):
         engine.refresh(data)
     return bool(engine.refresh(data))

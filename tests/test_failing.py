@@ -295,7 +295,9 @@ def test_the_command_names_who_fails_and_the_outage(both, garmin, capsys):
     states.update(failing_told_at=None, last_validated=None)
     with pytest.raises(SystemExit):
         call_command("check_garmin_sessions")
-    assert "No session of the engine garth has worked at garmin.com since " in capsys.readouterr().err
+    assert (
+        "No session of the engine garth has worked at garmin.com since " in capsys.readouterr().err
+    )
 
 
 def test_staff_see_who_fails_and_count_them(both, garmin, admin_client):
@@ -336,6 +338,9 @@ def test_uses_and_checks_cost_what_they_did(both, garmin):
     with CaptureQueriesContext(connection) as queries:
         use(ana)
     assert kinds(queries) == ["SELECT", "UPDATE"]
+    with CaptureQueriesContext(connection) as queries:
+        use(ana)
+    assert kinds(queries) == ["SELECT"]
     for works in (True, False):
         if not works:
             fail(garmin)

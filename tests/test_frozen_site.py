@@ -168,7 +168,7 @@ def test_the_oauth_consumer_is_not_fetched(garmin, frozen, settings):
 def test_a_curl_session_of_ours_sends_nothing(garmin, frozen):
     from garmin_auth.engines.http.curl import CurlSession  # It needs curl_cffi.
 
-    with CurlSession("chrome") as session, pytest.raises(Frozen):
+    with CurlSession("garmin.com", "chrome") as session, pytest.raises(Frozen):
         session.get("https://sso.garmin.com/sso/signin")
 
     assert garmin.log == []

@@ -23,6 +23,7 @@ LIBRARIES = {
     "urllib3": HTTP,
     "certifi": HTTP,
     "celery": ("garmin_auth.checking.celery_tasks",),
+    "rest_framework": (),
     "kombu": ("garmin_auth.checking.celery_tasks",),
     "tqdm": (),
     "packaging": (),
@@ -46,6 +47,7 @@ SERVICES = {
     for name in (
         "accounts",
         "admin",
+        "api",
         "checking",
         "health",
         "limits",

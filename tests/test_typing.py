@@ -35,19 +35,19 @@ from django.dispatch import receiver
 from django.http import HttpRequest
 from django.urls import include, path
 
-from garmin_auth.accounts import Account, Badge, account_of, badge_of
+from garmin_auth.accounts import Account, Badge, aaccount_of, account_of, badge_of
 from garmin_auth.engines.base import Challenge, NewSession, OpenSession, PasswordEngine, nothing
 from garmin_auth.engines.secret import Secret
 from garmin_auth.exceptions import GarminAuthError, GarminRequestError, RateLimited
 from garmin_auth.forms import LoginForm
 from garmin_auth.health import Check, Outcome, Report, check_session, check_sessions
 from garmin_auth.login import (
-    Connected, LoginUnderWay, MFARequired, begin_login, cancel_mfa, disconnect, import_session,
-    pending_login, start_login, submit_mfa,
+    Connected, LoginUnderWay, MFARequired, astart_login, asubmit_mfa, begin_login, cancel_mfa,
+    disconnect, import_session, pending_login, start_login, submit_mfa,
 )
 from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
 from garmin_auth.notices import expiry_mail, mail_user_on_expiry, session_ended
-from garmin_auth.sessions import garmin_client
+from garmin_auth.sessions import garmin_client, use_garmin
 from garmin_auth.signals import session_expired
 from garmin_auth.testing import GarminSimulator, RemoteGarminSimulator
 from garmin_auth.views import LoginView
@@ -82,6 +82,14 @@ def connect(user: User) -> None:
     import_session(user, 5)  # type: ignore[arg-type]
     cancel_mfa(user)
     disconnect(user)
+
+
+async def wait(user: User) -> None:
+    assert_type(await use_garmin(user, lambda client: 5), int)
+    assert_type(await astart_login(user, "ana@example.com", "secret"), Connected | MFARequired)
+    assert_type(await asubmit_mfa(user, "123456"), Connected)
+    assert_type(await aaccount_of(user), Account)
+    await asubmit_mfa(user, 123456)  # type: ignore[arg-type]
 
 
 def look(user: User) -> list[str]:

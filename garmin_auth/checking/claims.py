@@ -58,6 +58,18 @@ class LeftOut:
         return rows
 
 
+def _after(rows: StateQuerySet, last: GarminAuthenticationState | None) -> StateQuerySet:
+    """Return the rows that follow one in the order of ``last_checked_at`` and primary key."""
+    if last is None:
+        return rows
+    if last.last_checked_at is None:
+        return rows.filter(pk__gt=last.pk)
+    # Both conditions, because databases start an index scan at a range, not at an OR.
+    checked_at = last.last_checked_at
+    later = Q(last_checked_at__gt=checked_at) | Q(last_checked_at=checked_at, pk__gt=last.pk)
+    return rows.filter(later, last_checked_at__gte=checked_at)
+
+
 class CheckRun:
     """The sessions that one run checks. It claims a few of them at a time.
 
@@ -96,16 +108,20 @@ class CheckRun:
         never = self._due.filter(last_checked_at__isnull=True).order_by("pk")
         before = self._due.filter(last_checked_at__lt=self.began).order_by("last_checked_at", "pk")
         for rows in (never, before):
+            last: GarminAuthenticationState | None = None
             while self._limit is None or self._limit > 0:
                 number = self._batch if self._limit is None else min(self._batch, self._limit)
-                claimed = self._left_out.exclude_from(rows).claim_checks(
-                    self.name, number, self._seconds
-                )
-                if not claimed:
+                # After the previous batch, or each would scan again what the others have skipped.
+                wanted = self._left_out.exclude_from(_after(rows, last))
+                claimed = wanted.claim_checks(self.name, number, self._seconds)
+                if claimed:
+                    if self._limit is not None:
+                        self._limit -= len(claimed)
+                    yield claimed
+                elif last is None:
                     break
-                if self._limit is not None:
-                    self._limit -= len(claimed)
-                yield claimed
+                # At the end once more from the start: another run may have released its claims.
+                last = claimed[-1] if claimed else None
 
     def leave_out(self, left_out: LeftOut) -> None:
         """Claim no more of these sessions, and yield none that are already claimed."""

@@ -23,6 +23,10 @@ LONGEST = 3600
 SITE = "site-"
 # How the scope of a credential begins.
 CREDENTIAL = "credential-"
+# For how many seconds a process relies on having seen that nothing is stored for a scope, and of
+# how many scopes it remembers that. The cache is read twice for each API call otherwise.
+SEEN_FOR, MOST_SEEN = 1, 1000
+nothing_seen: dict[str, float] = {}
 
 
 def site_scope(domain: str) -> str:
@@ -62,8 +66,8 @@ def session_scope(engine: Engine, session_data: str) -> str:
 
 def seconds_left(scope: str) -> int:
     """Return how many seconds are left of the cooldown, 0 if there is none."""
-    until, _ = shared_cache.get(_key(scope), (0, 0))
-    return max(0, -int(-(until - time.time()) // 1))
+    stored = _stored(scope)
+    return max(0, -int(-(stored[0] - time.time()) // 1)) if stored else 0
 
 
 def require_none(scope: str) -> None:
@@ -103,6 +107,7 @@ def start(scope: str, retry_after: int | None) -> None:
         retry_after: the seconds that Garmin asked for; None if it named no time.
     """
     now = time.time()
+    nothing_seen.pop(scope, None)
     until, length = shared_cache.get(_key(scope), (0, 0))
     if until > now and retry_after is None:
         return  # Calls already in progress when the cooldown started do not extend it.
@@ -117,9 +122,22 @@ def end(scope: str) -> None:
 
     A cooldown still in force stays: the successful call was in progress when it started.
     """
-    stored = shared_cache.get(_key(scope))
+    stored = _stored(scope)
     if stored is not None and stored[0] <= time.time():
         shared_cache.delete(_key(scope))
+
+
+def _stored(scope: str) -> tuple[float, int] | None:
+    """Return until when the cooldown lasts, and its length; None if nothing is stored."""
+    seen_at = nothing_seen.get(scope)
+    if seen_at is not None and time.monotonic() < seen_at + SEEN_FOR:
+        return None
+    stored: tuple[float, int] | None = shared_cache.get(_key(scope))
+    if stored is None:
+        if len(nothing_seen) >= MOST_SEEN:
+            nothing_seen.clear()
+        nothing_seen[scope] = time.monotonic()
+    return stored
 
 
 def _hmac(text: str) -> str:

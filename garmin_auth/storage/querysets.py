@@ -107,6 +107,20 @@ class LoginRecord(NamedTuple):
     ended_at: datetime
 
 
+class Lease(NamedTuple):
+    """Who is refreshing a session.
+
+    Args:
+        version: the session's version.
+        owner: the owner of a lease that was not given back, even of an expired one; "" if none.
+        taken: whether the lease is in force, so that nobody else can take it.
+    """
+
+    version: int
+    owner: str
+    taken: bool | None
+
+
 class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
     """The rows, and their transitions."""
 
@@ -230,10 +244,14 @@ class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
         """Give the lease back, if this owner still holds it."""
         return bool(self.using_write_db().filter(pk=pk, lease_owner=owner).update(**_NO_LEASE))
 
-    def get_lease_owner(self, pk: Any) -> str:
-        """Return the owner of a lease that was not given back, even an expired one; "" if none."""
-        owner = self.using_write_db().filter(pk=pk).values_list("lease_owner", flat=True).first()
-        return owner or ""
+    def get_lease(self, pk: Any) -> Lease | None:
+        """Return who is refreshing a session, None if there is no session."""
+        rows = self.using_write_db().with_session().filter(pk=pk)
+        taken = ExpressionWrapper(
+            Q(lease_expires_at__gt=DatabaseNow()), output_field=models.BooleanField()
+        )
+        row = rows.values_list("session_version", "lease_owner", taken).first()
+        return Lease(*row) if row else None
 
     def refuse_exchange(self, pk: Any, engine: str, domain: str) -> int:
         """Record that Garmin refused this user's token at the exchange.

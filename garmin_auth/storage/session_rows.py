@@ -23,6 +23,7 @@ class SessionRow:
         account_name: the Garmin user name, encrypted, None if not known.
         connected_at: when the session started, which tells it from that of a later login.
         life: when it ends at the latest, and the times that follow from that.
+        last_validated: when it last worked, as of the last minute; None if it has not been used.
         failing_since: since when its uses have said nothing certain, None if it works.
         failing_told_at: when its user was told of that, None if not.
     """
@@ -35,6 +36,7 @@ class SessionRow:
     account_name: Ciphertext | None
     connected_at: datetime | None
     life: Lifetime
+    last_validated: datetime | None
     failing_since: datetime | None
     failing_told_at: datetime | None
 
@@ -61,6 +63,7 @@ def read_session(user: Any) -> SessionRow:
             "session_version",
             "account_name",
             "connected_at",
+            "last_validated",
             "failing_since",
             "failing_told_at",
             "session_ends_at",
@@ -71,7 +74,8 @@ def read_session(user: Any) -> SessionRow:
     )
     if row is None:
         raise NotConnected("The user has no stored session.")
-    pk, engine, domain, data, version, account_name, connected_at, since, told_at, *times = row
+    pk, engine, domain, data, version, account_name, connected_at, *rest = row
+    last_validated, since, told_at, *times = rest
     return SessionRow(
         pk,
         engine,
@@ -81,6 +85,7 @@ def read_session(user: Any) -> SessionRow:
         account_name,
         connected_at,
         Lifetime(*times),
+        last_validated,
         since,
         told_at,
     )

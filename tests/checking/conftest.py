@@ -31,8 +31,8 @@ LOGGING = {{
 class Site:
     """A site on a broker of its own, with worker processes."""
 
-    def __init__(self, environment, folder):
-        self.environment, self.folder = environment, folder
+    def __init__(self, environment, folder, fork_server):
+        self.environment, self.folder, self._fork_server = environment, folder, fork_server
         self.log = folder / "garmin_auth.log"
         self.processes = []
 
@@ -69,20 +69,13 @@ class Site:
 
     def enqueue(self):
         """Enqueue all that is due from a shell, and return how many that was."""
-        process = subprocess.run(
-            [
-                *(sys.executable, "manage.py", "check_garmin_sessions"),
-                *("--enqueue", "--format", "json"),
-            ],
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+        process = self._fork_server.start(
+            ["manage.py", "check_garmin_sessions", "--enqueue", "--format", "json"],
+            self.environment,
         )
-        assert process.returncode == 0, process.stderr
-        return json.loads(process.stdout)["enqueued"]
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        return json.loads(output)["enqueued"]
 
     def deaths(self):
         """The users whose session_expired was announced, once for each time."""
@@ -108,7 +101,7 @@ class Site:
 
 
 @pytest.fixture
-def start_site(garmin, site, tmp_path, request):
+def start_site(garmin, site, tmp_path, fork_server):
     """Return a site whose Celery is on the named broker; it leaves nothing there."""
     started = []
 
@@ -124,7 +117,7 @@ def start_site(garmin, site, tmp_path, request):
             "GARMIN_AUTH_TEST_PARENT": str(os.getpid()),
         }
         (tmp_path / "garmin_auth.log").touch()
-        new = Site(environment, tmp_path)
+        new = Site(environment, tmp_path, fork_server)
         started.append((new, url, queue))
         return new
 

@@ -814,12 +814,12 @@ def test_other_data_is_unreadable(engine, data):
         engine.refresh(data)
 
 
-def test_the_other_domains_session_is_unreadable(engine, stored, settings):
+def test_the_other_domains_session_is_unreadable(stored, settings):
     """It says its domain only in its token; a refresh there would look like death."""
     settings.GARMIN_AUTH_DOMAIN = "garmin.cn"
 
     with pytest.raises(SessionUnreadable, match=r"garmin\.com"):
-        engine.open(stored, None)
+        get_engine("garminconnect").open(stored, None)
 
 
 def test_a_garth_token_is_told_from_ours(engine, garmin, account):

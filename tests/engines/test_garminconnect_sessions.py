@@ -132,7 +132,7 @@ def test_the_rotated_token_is_stored_before_anything_else_is_done(
     """Whatever ends the process after Garmin's answer finds the row written."""
     old = json.loads(connect(user, access_expired=True))
 
-    def end(engine):
+    def end(*arguments):
         raise SystemExit
 
     monkeypatch.setattr("garmin_auth.sessions.mass_failure.record_accepted", end)

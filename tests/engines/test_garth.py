@@ -29,7 +29,7 @@ from garmin_auth.exceptions import (
 )
 from garmin_auth.login import Connected, MFARequired, start_login, submit_mfa
 from garmin_auth.sessions import garmin_client
-from tests.conftest import EMAIL, PASSWORD, state_of
+from tests.conftest import EMAIL, PASSWORD
 
 PROFILE = "/userprofile-service/socialProfile"
 
@@ -457,7 +457,6 @@ def test_garmin_china_is_used_from_login_to_call(garmin, settings, user):
 
     hosts = {entry["host"] for entry in garmin.log} - {"thegarth.s3.amazonaws.com"}
     assert hosts == {"sso.garmin.cn", "connectapi.garmin.cn"}
-
 
 
 # The exceptions

@@ -49,11 +49,12 @@ def test_an_import_that_fails_for_any_reason_is_a_broken_set_up(broken):
 
 def test_a_stored_session_of_an_engine_that_cannot_be_imported_is_unreadable(broken):
     with pytest.raises(SessionUnreadable, match="cannot be imported"):
-        get_stored_engine("broken")
+        get_stored_engine("broken", "garmin.com")
 
 
 def test_an_engine_whose_name_fits_no_row_is_a_broken_set_up(settings, tmp_path, monkeypatch):
-    (tmp_path / "long_engine.py").write_text("class Engine:\n    name = 'm' * 51\n")
+    source = "class Engine:\n    name = 'm' * 51\n\n    def __init__(self, domain): ..."
+    (tmp_path / "long_engine.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     settings.GARMIN_AUTH_ENGINES = {"long": "long_engine.Engine"}
 

@@ -595,17 +595,16 @@ def test_what_is_no_session_is_unreadable(text):
 
 
 def test_a_region_keeps_its_keys(user, garmin, settings):
-    settings.GARMIN_AUTH_DOMAIN = "garmin.cn"
+    settings.GARMIN_AUTH_DOMAIN = ["garmin.com", "garmin.cn"]
     garmin.add_account(EMAIL, PASSWORD, domain="garmin.cn")
-    connect_with_key(user, garmin.add_key(EMAIL))
+    connect_with_key(user, garmin.add_key(EMAIL), domain="garmin.cn")
     assert use(user)
     assert {entry["host"] for entry in garmin.log if entry["step"] == "api"} == {
         "personal.connectapi.garmin.cn"
     }
 
-    settings.GARMIN_AUTH_DOMAIN = "garmin.com"
     with pytest.raises(SessionUnreadable, match=r"not for garmin\.com"):
-        use(user)
+        get_engine("personal", "garmin.com").open(state_of(user).session_data.decrypt(), None)
 
 
 # An import

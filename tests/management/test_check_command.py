@@ -19,6 +19,7 @@ from django.utils import timezone
 from garmin_auth.checking.claims import CheckRun, due_sessions
 from garmin_auth.models import GarminAuthenticationState, Status
 from tests.conftest import ROOT, child_environment, raw_row, state_of
+from tests.fork_server import CLOSED
 from tests.rows import damage
 from tests.waiting import wait_until
 
@@ -916,29 +917,17 @@ BROKEN = ["closed", "nobody reads", "full"]
 
 
 @pytest.fixture
-def run_with(garmin, db):
+def run_with(begin):
     """Run the command as a process whose streams are broken in these ways."""
 
     def run_with(*arguments, stdout=None, stderr=None, **environment):
-        closed = {"stdout": ">&-", "stderr": "2>&-"}
-        given = {"stdout": stdout, "stderr": stderr}
-        shut = " ".join(closed[name] for name, how in given.items() if how == "closed")
         with contextlib.ExitStack() as stack:
+            given = {"stdout": stdout, "stderr": stderr}
             streams = {name: stack.enter_context(stream(how)) for name, how in given.items()}
-            process = subprocess.Popen(
-                [
-                    *("sh", "-c", f'exec "$0" "$@" {shut}', sys.executable),
-                    *("manage.py", "check_garmin_sessions", *arguments),
-                ],
-                cwd=ROOT,
-                env={**child_environment(garmin), **environment},
-                stdin=subprocess.DEVNULL,
-                **streams,
-            )
-            output, errors = (said or b"" for said in process.communicate(timeout=60))
-        assert b"Traceback" not in errors
-        assert b"Exception ignored" not in errors
-        return Run(process.returncode, output.decode(), errors.decode())
+            process = begin(*arguments, streams=streams, **environment)
+        result = ended(process)
+        assert "Exception ignored" not in result.errors
+        return result
 
     return run_with
 
@@ -948,14 +937,14 @@ def stream(how):
     """A stream that is broken like this; a pipe to the test if it is not."""
     if how == "full":
         with open("/dev/full", "w") as full:
-            yield full
+            yield full.fileno()
     elif how == "nobody reads":
         reader, writer = os.pipe()
         os.close(reader)
         yield writer
         os.close(writer)
     else:
-        yield subprocess.DEVNULL if how == "closed" else subprocess.PIPE
+        yield CLOSED if how == "closed" else None
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ import gc
 import os
 import re
 import signal
-import subprocess
-import sys
 import termios
 import time
 import weakref
@@ -17,7 +15,6 @@ from django.core.management import call_command
 
 from garmin_auth.management.commands import check_garmin_sessions
 from garmin_auth.models import GarminAuthenticationState
-from tests.conftest import ROOT, child_environment
 from tests.rows import damage
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -25,19 +22,15 @@ states = GarminAuthenticationState.objects
 
 
 @pytest.fixture
-def terminal(garmin):
+def terminal(start_python):
     """Run the command on a terminal, and return what was written to it."""
 
     def terminal(*arguments, stdout=None):
         ours, theirs = os.openpty()
         termios.tcsetwinsize(ours, (24, 120))
-        process = subprocess.Popen(
-            [sys.executable, "manage.py", "check_garmin_sessions", *arguments],
-            cwd=ROOT,
-            env=child_environment(garmin),
-            stdin=subprocess.DEVNULL,
-            stdout=stdout or theirs,
-            stderr=theirs,
+        process = start_python(
+            *("manage.py", "check_garmin_sessions", *arguments),
+            streams={"stdout": theirs if stdout is None else stdout.fileno(), "stderr": theirs},
         )
         os.close(theirs)
         written = b""

@@ -2,8 +2,6 @@
 
 import io
 import os
-import subprocess
-import sys
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -12,7 +10,7 @@ from django.db import connection
 from garmin_auth import signals
 from garmin_auth.accounts import account_of
 from garmin_auth.models import GarminAuthenticationState, Status
-from tests.conftest import BUILT_IN, ROOT, child_environment, state_of
+from tests.conftest import BUILT_IN, state_of
 from tests.rows import damage
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_database]
@@ -135,21 +133,9 @@ def test_any_other_answer_deletes_nothing(forget, answer, user, connect, typed):
     assert states.count() == 1
 
 
-def manage(garmin, **streams):
-    return subprocess.Popen(
-        [sys.executable, "manage.py", "forget_garmin_sessions"],
-        cwd=ROOT,
-        env=child_environment(garmin),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **streams,
-    )
-
-
-def test_without_a_terminal_it_must_be_said(user, connect, garmin):
+def test_without_a_terminal_it_must_be_said(user, connect, start_python):
     connect(user)
-    process = manage(garmin, stdin=subprocess.DEVNULL)
+    process = start_python("manage.py", "forget_garmin_sessions")
 
     output, errors = process.communicate(timeout=120)
 
@@ -159,11 +145,11 @@ def test_without_a_terminal_it_must_be_said(user, connect, garmin):
     assert states.count() == 1
 
 
-def test_a_terminal_whose_input_ends_deletes_nothing(user, connect, garmin):
+def test_a_terminal_whose_input_ends_deletes_nothing(user, connect, start_python):
     connect(user)
     ours, theirs = os.openpty()
     try:
-        process = manage(garmin, stdin=theirs)
+        process = start_python("manage.py", "forget_garmin_sessions", streams={"stdin": theirs})
         os.write(ours, b"\x04")  # Ctrl-D
         _output, errors = process.communicate(timeout=120)
     finally:

@@ -4,8 +4,6 @@ import json
 import os
 import pty
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 
 import pytest
@@ -13,7 +11,7 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 
 from garmin_auth.models import GarminAuthenticationState
-from tests.conftest import ROOT, child_environment, raw_row, state_of
+from tests.conftest import raw_row, state_of
 from tests.rows import damage, store
 from tests.test_rotation import NEW, OLD, opened, overwrite, sealed, site
 from tests.waiting import wait_until
@@ -331,11 +329,11 @@ def test_two_runs_at_once_rotate_each_row_once(begin, many):
 # Progress
 
 
-def test_progress_is_rewritten_in_place_on_a_terminal(garmin, user, other_user):
+def test_progress_is_rewritten_in_place_on_a_terminal(begin, user, other_user):
     store(user)
     store(other_user)
 
-    output, errors = on_a_terminal(garmin, "--batch-size", "1")
+    output, errors = on_a_terminal(begin, "--batch-size", "1")
 
     assert output.startswith("Looked at 2 rows in ")
     assert errors.split("\r")[1:] == [
@@ -347,25 +345,18 @@ def test_progress_is_rewritten_in_place_on_a_terminal(garmin, user, other_user):
     ]
 
 
-def test_a_dry_run_on_a_terminal_only_counts(garmin, user):
+def test_a_dry_run_on_a_terminal_only_counts(begin, user):
     store(user)
 
-    _, errors = on_a_terminal(garmin, "--dry-run")
+    _, errors = on_a_terminal(begin, "--dry-run")
 
     assert errors.split("\r")[1:] == ["counting: 1 of 1 rows", "\n"]
 
 
-def on_a_terminal(garmin, *arguments):
+def on_a_terminal(begin, *arguments):
     """Run the command with a terminal as standard error."""
     terminal, end = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "manage.py", "rotate_garmin_keys", "--no-color", *arguments],
-        cwd=ROOT,
-        env={**child_environment(garmin), **site(NEW, OLD)},
-        stdout=subprocess.PIPE,
-        stderr=end,
-        text=True,
-    )
+    process = begin("--no-color", *arguments, streams={"stderr": end})
     os.close(end)
     output, _ = process.communicate(timeout=60)
     errors = os.read(terminal, 65_536).decode()

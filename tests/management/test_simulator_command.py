@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import requests
@@ -21,19 +22,26 @@ from tests.testing.wire import (
 from tests.waiting import wait_until
 
 
-def start_command(*options):
-    return subprocess.Popen(
-        [sys.executable, "manage.py", "garmin_simulator", *options],
-        cwd=ROOT,
-        env=os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings", "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture
+def start_command(fork_server):
+    """Start the command as a process, which ends with the block."""
+
+    @contextmanager
+    def start_command(*options):
+        process = fork_server.start(
+            ["manage.py", "garmin_simulator", *options],
+            os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings", "PYTHONUNBUFFERED": "1"},
+            stderr=subprocess.STDOUT,
+        )
+        yield process
+        process.kill()
+        process.communicate()
+
+    return start_command
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_command_serves_until_it_is_told_to_end(tmp_path, ending):
+def test_command_serves_until_it_is_told_to_end(start_command, tmp_path, ending):
     ready = tmp_path / "ready.json"
     with start_command("--mfa-account", ":".join(ADA), "--ready-file", str(ready)) as process:
         wait_until(ready.exists, seconds=120)
@@ -54,7 +62,7 @@ def test_command_serves_until_it_is_told_to_end(tmp_path, ending):
     assert not os.path.exists(where["ca_bundle"])
 
 
-def test_command_prints_keys(tmp_path):
+def test_command_prints_keys(start_command, tmp_path):
     ready = tmp_path / "ready.json"
     options = ("--account", ":".join(ADA), "--keys", "--ready-file", str(ready))
     with start_command(*options) as process:
@@ -108,7 +116,7 @@ def test_command_ends_with_its_parent(tmp_path):
         (["--ready-file", "/nowhere/ready"], "Cannot write /nowhere/ready"),
     ],
 )
-def test_command_refuses_bad_arguments_in_a_sentence(options, sentence):
+def test_command_refuses_bad_arguments_in_a_sentence(start_command, options, sentence):
     with start_command(*options) as process:
         output, _ = process.communicate(timeout=120)
 
@@ -117,7 +125,7 @@ def test_command_refuses_bad_arguments_in_a_sentence(options, sentence):
     assert "Traceback" not in output
 
 
-def test_command_says_that_the_port_is_in_use(garmin):
+def test_command_says_that_the_port_is_in_use(start_command, garmin):
     with start_command("--port", str(garmin.port)) as process:
         output, _ = process.communicate(timeout=120)
 
@@ -126,7 +134,9 @@ def test_command_says_that_the_port_is_in_use(garmin):
     assert "Traceback" not in output
 
 
-def test_command_listens_where_it_is_told_and_leaves_its_certificate_for_others(tmp_path):
+def test_command_listens_where_it_is_told_and_leaves_its_certificate_for_others(
+    start_command, tmp_path
+):
     ready, ca = tmp_path / "ready.json", tmp_path / "shared" / "garmin.pem"
     ca.parent.mkdir()
     options = ["--host", "0.0.0.0", "--ca-file", str(ca), "--ready-file", str(ready)]
@@ -152,7 +162,7 @@ def test_command_listens_where_it_is_told_and_leaves_its_certificate_for_others(
 
 
 @pytest.mark.parametrize("host", ["no such host", "192.0.2.1"])
-def test_command_says_that_it_cannot_listen_there(host):
+def test_command_says_that_it_cannot_listen_there(start_command, host):
     with start_command("--host", host) as process:
         output, _ = process.communicate(timeout=120)
 
@@ -161,7 +171,7 @@ def test_command_says_that_it_cannot_listen_there(host):
     assert "Traceback" not in output
 
 
-def test_command_says_that_the_certificate_cannot_be_written():
+def test_command_says_that_the_certificate_cannot_be_written(start_command):
     with start_command("--ca-file", "/nowhere/ca.pem") as process:
         output, _ = process.communicate(timeout=120)
 

@@ -170,7 +170,7 @@ def test_a_lease_is_taken_by_one_only(user, connect):
 
     assert states.take_lease(state.pk, state.session_version, "one", 20)
     assert not states.take_lease(state.pk, state.session_version, "another", 20)
-    assert states.get_lease_owner(state.pk) == "one"
+    assert states.get_lease(state.pk).owner == "one"
 
 
 def test_a_lease_that_is_over_can_be_taken(user, connect):
@@ -193,7 +193,7 @@ def test_only_the_owner_gives_a_lease_back(user, connect):
 
     assert not states.release_lease(state.pk, "another")
     assert states.release_lease(state.pk, "one")
-    assert states.get_lease_owner(state.pk) == ""
+    assert states.get_lease(state.pk).owner == ""
 
 
 # A database whose times are in a zone of its own

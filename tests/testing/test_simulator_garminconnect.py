@@ -59,23 +59,16 @@ print(json.dumps(said | {"session": client.dumps()}))
 class Library:
     """Calls of garminconnect's client, each in a new process."""
 
-    def __init__(self, simulator):
+    def __init__(self, simulator, fork_server):
         self.environment = os.environ | simulator.library_environment
+        self.fork_server = fork_server
         self.processes = []
 
     def start(self, do, domain="garmin.com", **options):
-        process = subprocess.Popen(
-            [sys.executable, "-c", CHILD],
-            env=self.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        process = self.fork_server.start(["-c", CHILD], self.environment)
         self.processes.append(process)
         process.stdin.write(json.dumps({"do": do, "domain": domain, "with": options}))
         process.stdin.close()
-        process.stdin = None  # communicate() would close it again
         return process
 
     def finish(self, process):
@@ -101,8 +94,8 @@ def garmin():
 
 
 @pytest.fixture(scope="module")
-def library(garmin):
-    calls = Library(garmin)
+def library(garmin, fork_server):
+    calls = Library(garmin, fork_server)
     yield calls
     calls.end()
 
@@ -334,10 +327,10 @@ def test_other_hosts_are_refused(garmin):
     assert garmin.counts["refused_host"] == 1
 
 
-def test_proxies_of_the_machine_lead_nobody_past_it(garmin, mint, monkeypatch):
+def test_proxies_of_the_machine_lead_nobody_past_it(garmin, mint, monkeypatch, fork_server):
     for name in ("https_proxy", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "*")
-    library = Library(garmin)
+    library = Library(garmin, fork_server)
 
     assert library("refresh", session=mint())["error"] is None

@@ -194,7 +194,7 @@ def test_curl_is_not_asked_with_less_than_a_millisecond_left(garmin):
     """It would take 0 for: as long as it lasts."""
     from garmin_auth.engines.http.curl import CurlSession
 
-    session = CurlSession("chrome")
+    session = CurlSession("garmin.com", "chrome")
 
     with pytest.raises(GarminUnavailable), deadline(0.0009):
         session.get(URL)

@@ -500,7 +500,7 @@ def test_a_post_whose_answer_does_not_come_is_not_sent_again(garmin, account):
     """libcurl sends it again if it has used the connection before."""
     from garmin_auth.engines.http.curl import CurlSession  # It imports curl_cffi.
 
-    session, sso = CurlSession("chrome"), "https://sso.garmin.com/mobile/"
+    session, sso = CurlSession("garmin.com", "chrome"), "https://sso.garmin.com/mobile/"
     session.get(f"{sso}sso/en_US/sign-in", timeout=20)
     garmin.fail("login", "reset")
 

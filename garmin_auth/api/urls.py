@@ -1,0 +1,17 @@
+"""The API for front ends that are not Django's: ``include("garmin_auth.api.urls")``."""
+
+from django.urls import path
+
+from . import views
+
+app_name = "garmin_auth_api"
+urlpatterns = [
+    path("openapi.json", views.DescriptionView.as_view(), name="openapi"),
+    path("connection/", views.ConnectionView.as_view(), name="connection"),
+    path("connection/login/", views.LoginView.as_view(), name="login"),
+    path("connection/mfa/", views.MFAView.as_view(), name="mfa"),
+    path("connection/key/", views.KeyView.as_view(), name="key"),
+    # Also without the slash at the end, for which CommonMiddleware would answer with HTML.
+    path("connection", views.NotFoundView.as_view()),
+    path("connection/<path:rest>", views.NotFoundView.as_view()),
+]
