@@ -45,8 +45,8 @@ POST = """
 import sys, time
 from django.contrib.auth import get_user_model
 from django.test import Client
-from garmin_auth import login
-login.SIGN_OF_LIFE, login.LIFE = 0.2, 1.5
+from garmin_auth.logins import attending
+attending.SIGN_OF_LIFE, attending.LIFE = 0.2, 1.5
 browser = Client()
 browser.force_login(get_user_model().objects.get(pk=sys.argv[1]))
 form = {"email": sys.argv[2], "password": sys.argv[3]}

@@ -13,7 +13,7 @@ from django.core.cache import cache
 from django.db import OperationalError, connection, transaction
 from django.db.backends.signals import connection_created
 
-from garmin_auth import login, signals
+from garmin_auth import signals
 from garmin_auth.accounts import account_of
 from garmin_auth.exceptions import (
     GarminAuthError,
@@ -36,7 +36,7 @@ from garmin_auth.login import (
     start_login,
     submit_mfa,
 )
-from garmin_auth.logins import background
+from garmin_auth.logins import attending, background
 from garmin_auth.logins.records import to_record
 from garmin_auth.models import GarminAuthenticationState, Status
 from garmin_auth.sessions import garmin_client
@@ -54,7 +54,8 @@ BEGIN = """
 import sys, time
 from django.contrib.auth import get_user_model
 from garmin_auth import login
-login.SIGN_OF_LIFE, login.LIFE = 0.2, 1.5
+from garmin_auth.logins import attending
+attending.SIGN_OF_LIFE, attending.LIFE = 0.2, 1.5
 user = get_user_model().objects.get(pk=sys.argv[1])
 print(type(login.begin_login(user, *sys.argv[2:])).__name__, flush=True)
 time.sleep(60)
@@ -64,8 +65,8 @@ time.sleep(60)
 @pytest.fixture
 def quick_life(monkeypatch):
     """Signs of life come fast, and do not count for long."""
-    monkeypatch.setattr(login, "SIGN_OF_LIFE", 0.1)
-    monkeypatch.setattr(login, "LIFE", 5)
+    monkeypatch.setattr(attending, "SIGN_OF_LIFE", 0.1)
+    monkeypatch.setattr(attending, "LIFE", 5)
 
 
 def log_in(user, password=PASSWORD, email=EMAIL):
@@ -251,7 +252,7 @@ def test_a_log_handler_that_raises_hides_no_failure(user, account, settings, slo
 @pytest.fixture
 def given_up_soon(monkeypatch):
     """A login has 0.3 s."""
-    monkeypatch.setattr(login, "GRACE", 0.1)
+    monkeypatch.setattr(attending, "GRACE", 0.1)
     monkeypatch.setattr(SlowGarthEngine, "timeout", 0.2)
 
 
@@ -447,7 +448,7 @@ def waits(monkeypatch):
         return found
 
     monkeypatch.setattr(StateQuerySet, "take_turn", look)
-    monkeypatch.setattr(login, "TURN_POLL", 0.05)
+    monkeypatch.setattr(attending, "TURN_POLL", 0.05)
     return waiting
 
 
