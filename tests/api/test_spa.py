@@ -152,7 +152,7 @@ def test_a_key(page, user, account, garmin, settings):
 
     fill(page, "Connect", key=garmin.add_key(EMAIL))
 
-    wait_for(page, "#status", "Connected.")
+    page.get_by_role("button", name="Disconnect").wait_for()
     assert account_of(user).engine == "personal"
 
 
