@@ -77,6 +77,7 @@ soak: $(READY)
 		$(BIN)/python -m pytest -q -s tests/test_storms.py -k stall || exit 1; \
 	done
 	$(BIN)/python -m tests.fuzz --examples 50000
+	GARMIN_AUTH_CASES=50000 $(BIN)/python -m pytest -q -s tests/api/test_schemathesis.py
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks $(ARGS)

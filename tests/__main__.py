@@ -1,10 +1,11 @@
-"""Run the tests on each database in turn: ``python -m tests [pytest arguments]``.
+"""Run the tests on each database: ``python -m tests [pytest arguments]``.
 
 Everything runs on SQLite; what depends on the database (conftest.py lists it) runs again on
 PostgreSQL and MariaDB. Without arguments, several tests run at a time, and the coverage of
 the run on SQLite, which has everything, is reported and must not fall below its limit: to measure
-the others too would cost minutes for a few lines. On a Python that garminconnect does not run on,
-its tests are left out, and its modules are left out of the coverage.
+the others too would cost minutes for a few lines. The databases then run side by side, for on the
+others most tests wait; with arguments they run in turn. On a Python that garminconnect does not
+run on, its tests are left out, and its modules are left out of the coverage.
 """
 
 import os
@@ -24,8 +25,8 @@ from tests.services import (
     why_not_gettext,
 )
 
-# Tests that run at a time: two more than there are cores, for many wait for something else. Each
-# worker has its own database and its own simulator.
+# Tests that run at a time on SQLite, and one more: two more than there are cores, for many wait for
+# something else. Each worker has its own database and its own simulator.
 WORKERS = min((os.cpu_count() or 1) + 2, 6)
 # Cannot even be imported without the library.
 GARMINCONNECT = "garmin_auth/engines/garminconnect/*,garmin_auth/engines/http/curl.py"
@@ -55,17 +56,17 @@ def main() -> int:
         if sys.version_info >= (3, 12):
             # A tenth of what tracing costs. It tells of lines, and of branches from 3.14 on only.
             environment.setdefault("COVERAGE_CORE", "sysmon")
-        others = []
+        databases = ["sqlite"]
         for database in ("postgresql", "mariadb"):
             if reason := why_not(database):
                 left_out.append(f"{database}: {reason}")
             else:
-                others.append(database)
-        # The others side by side: where the tests on one of them wait, the machine would idle.
-        rest = [[database] for database in others] if arguments else [others]
-        for databases in filter(None, [["sqlite"], *rest]):
-            failed += run_on(databases, arguments or parallel(databases), environment)
-        if not arguments:
+                databases.append(database)
+        if arguments:
+            for database in databases:
+                failed += run_on({database: arguments}, environment)
+        else:
+            failed += run_on({name: parallel(name) for name in databases}, environment)
             print("\n=== coverage on SQLite ===", flush=True)
             python("-m", "coverage", "combine", "--quiet", folder, env=environment)
             omitted = ["--omit", GARMINCONNECT] if no_garminconnect else []
@@ -81,21 +82,28 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def parallel(databases: list[str]) -> list[str]:
-    """Return pytest's arguments for all tests that depend on these databases."""
-    # In the order of the files, for some of a module's fixtures are dear; who ends first helps.
-    how = ["-n", str(max(1, WORKERS // len(databases))), "--dist", "worksteal"]
-    if databases == ["sqlite"]:
+def parallel(database: str) -> list[str]:
+    """Return pytest's arguments for all tests that depend on this database."""
+    # By file, for some of a module's fixtures are dear, the longest first (conftest.py); who ends
+    # first helps.
+    workers = WORKERS - 1 if database == "sqlite" else max(1, WORKERS // 4)
+    how = ["-n", str(workers), "--dist", "worksteal"]
+    if database == "sqlite":
         return how
     # To import the other files would take each worker seconds.
     files = sorted(ROOT.glob("tests/**/test_*.py"))
     return [*how, *(str(file) for file in files if "every_database" in file.read_text())]
 
 
-def run_on(databases: list[str], how: list[str], environment: dict[str, str]) -> list[str]:
-    """Run the tests on all of these databases at a time, and return on which they have failed."""
+def run_on(tests: dict[str, list[str]], environment: dict[str, str]) -> list[str]:
+    """Run tests on these databases at a time, and return on which they have failed.
+
+    Args:
+        tests: pytest's arguments by database.
+        environment: of the tests.
+    """
     runs = []
-    for database in databases:
+    for database, how in tests.items():
         measured = ["-m", "coverage", "run"] if database == "sqlite" else []
         command = [sys.executable, *measured, "-m", "pytest", *how]
         env = {**environment, "GARMIN_AUTH_TEST_DATABASE": database}

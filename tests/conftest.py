@@ -25,6 +25,8 @@ from tests.waiting import wait_for_logins
 
 ROOT = Path(__file__).resolve().parent.parent
 EMAIL, PASSWORD = "ana@example.com", "correct horse battery staple"
+# As on SQLite, no commit waits for the disk; in the benchmarks they do.
+os.environ.setdefault("PGOPTIONS", "-c synchronous_commit=off")
 # What no library reads, and what the fork server heeds in the interpreter's place.
 OUR_VARIABLES = (
     *("DJANGO_SETTINGS_MODULE", "GARMIN_", "MYSQL_", "PG"),
@@ -46,6 +48,14 @@ needs_personal = pytest.mark.skipif(
 BUILT_IN = ["garth", pytest.param("garminconnect", marks=needs_garminconnect)]
 REFRESH = {"garth": "exchange", "garminconnect": "di_refresh", "personal": "personal_token"}
 
+# The modules that take minutes, the longest test first.
+DEAR = (
+    *("wheel", "demo", "journey", "state_machine", "tutorial", "typing", "celery_workers"),
+    *("celery_pools", "benchmarks", "docs", "instruments", "gevent", "secrets_hunt", "browser"),
+    *("killed", "storms", "rotation_under_load", "rotate_command", "engine_move"),
+    *("garminconnect_sessions", "saved_passwords", "check_command"),
+)
+
 # For what only Redis can do.
 needs_redis = pytest.mark.skipif(
     bool(services.why_not_broker("redis")), reason="Redis does not answer"
@@ -66,14 +76,19 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """On PostgreSQL and MariaDB run what depends on the database; the rest has run on SQLite."""
-    if test_settings.DATABASE == "sqlite":
-        return
-    keep = [item for item in items if item.get_closest_marker("every_database")]
-    config.hook.pytest_deselected(
-        items=[item for item in items if not item.get_closest_marker("every_database")]
-    )
-    items[:] = keep
+    """Begin what is dear first, and let no worker be left alone with it at the end.
+
+    On PostgreSQL and MariaDB run what depends on the database; the rest has run on SQLite.
+    """
+    if test_settings.DATABASE != "sqlite":
+        keep = [item for item in items if item.get_closest_marker("every_database")]
+        config.hook.pytest_deselected(
+            items=[item for item in items if not item.get_closest_marker("every_database")]
+        )
+        items[:] = keep
+    if hasattr(config, "workerinput"):
+        places = {f"test_{name}": place for place, name in enumerate(DEAR)}
+        items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(autouse=True)
