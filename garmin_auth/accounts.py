@@ -1,7 +1,7 @@
 """The state of one user's Garmin connection, for pages and code. Unreadable rows have one too."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -52,7 +52,8 @@ class Account:
     status: Status
     connected: bool = False
     readable: bool = True
-    name: str = ""
+    # SECURITY: an address. Django logs a page's variables when it does not find one of them.
+    name: str = field(default="", repr=False)
     engine: str = ""
     domain: str = ""
     connected_at: datetime | None = None

@@ -17,6 +17,7 @@ from .checking.endings import tell_of_endings
 from .checking.pool import WorkerPool
 from .checking.report import Check, Outcome, Report, Stopped
 from .conf import conf
+from .engines import is_limited_alone
 from .engines.interruptions import interruptions
 from .exceptions import (
     Frozen,
@@ -224,16 +225,14 @@ def check_sessions(
     def next_ones() -> Iterator[GarminAuthenticationState]:
         # A single user's session need not be shared with other runs.
         for state in due if user is not None else run:
-            if stop.left_out.has(state):
-                continue
-            pace.wait(interrupted)
-            if interrupted():
-                stop.interrupt()
-                return
-            if cooldown.seconds_left(cooldown.site_scope(state.domain)):
-                stop.close(state.domain, Stopped.RATE_LIMITED)
-                run.leave_out(stop.left_out)
-            if not stop.left_out.has(state):
+            if not stop.leaves_out(state):
+                pace.wait(interrupted)
+                if interrupted():
+                    stop.interrupt()
+                    return
+            if stop.leaves_out(state):  # It may have waited for long.
+                run.give_back(stop.left_out)
+            else:
                 yield state
 
     pool: WorkerPool[GarminAuthenticationState, Check] = WorkerPool(
@@ -286,6 +285,7 @@ class StopRule:
         self.left_out = LeftOut()
         self._reason: Stopped | None = None
         self._services: set[tuple[str, str]] = set()
+        self._limited: set[str] = set()
         self._faults_in_a_row: Counter[str] = Counter()
 
     @property
@@ -303,9 +303,30 @@ class StopRule:
         self._reason = self._reason or Stopped.SIGNAL
 
     def close(self, domain: str, reason: Stopped) -> None:
-        """Leave out the sessions of one of Garmin's domains."""
+        """Leave out all sessions of one of Garmin's domains."""
         self._reason = self._reason or reason
         self.left_out = replace(self.left_out, domains=self.left_out.domains | {domain})
+
+    def leaves_out(self, state: GarminAuthenticationState) -> bool:
+        """Return whether a row is not checked. A cooldown that is in force is taken into account.
+
+        Args:
+            state: the row.
+        """
+        if self.left_out.has(state):
+            return True
+        scope = cooldown.site_scope(state.domain)
+        if state.domain not in self._limited and not cooldown.seconds_left(scope):
+            return False
+        if is_limited_alone(state.engine, state.domain):
+            return False
+        self._reason = self._reason or Stopped.RATE_LIMITED
+        self._leave_out(state.engine, state.domain)
+        return True
+
+    def _leave_out(self, engine: str, domain: str) -> None:
+        services = self.left_out.services | {(engine, domain)}
+        self.left_out = replace(self.left_out, services=services)
 
     def hear(self, check: Check) -> None:
         """Take a result into account."""
@@ -313,9 +334,11 @@ class StopRule:
         if check.outcome is not Outcome.GONE:
             self._services.add(service)
         if isinstance(check.error, RateLimited) and not check.limited_alone:
-            self.close(check.domain, Stopped.RATE_LIMITED)
+            self._limited.add(check.domain)
+            self._reason = self._reason or Stopped.RATE_LIMITED
+            self._leave_out(*service)
         elif isinstance(check.error, MassFailure):
-            self.left_out = replace(self.left_out, services=self.left_out.services | {service})
+            self._leave_out(*service)
         elif isinstance(check.error, GarminUnavailable):
             self._faults_in_a_row[check.domain] += 1
             if self._faults_in_a_row[check.domain] == MAX_FAULTS_IN_A_ROW:

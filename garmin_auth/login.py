@@ -42,7 +42,7 @@ from .logins.outcomes import (
     record_accepted,
     store,
 )
-from .logins.pending import expiry, load, wrong_code
+from .logins.pending import expiry, load, pending_login, wrong_code
 from .logins.permission import require_allowed
 from .logins.results import Connected, LoginUnderWay, MFARequired
 from .models import EndedReason, GarminAuthenticationState
@@ -123,7 +123,7 @@ def begin_login(
             client_address=client_address,
         )
     with turn("background login", user, PREPARATION):
-        submission = Submission("login", user, (email, password), idempotency_key)
+        submission = Submission("login", user, (email, password), idempotency_key, chosen.service)
         return attending.begin(user, chosen, submission, client_address)
 
 
@@ -174,7 +174,7 @@ def start_login(
     require_allowed(user)
     chosen = get_password_engine(engine, domain)
     return repetitions.send_once(
-        Submission("login", user, (email, password), idempotency_key),
+        Submission("login", user, (email, password), idempotency_key, chosen.service),
         chosen.login_timeout,
         lambda: _login(
             user,
@@ -255,7 +255,7 @@ def connect_with_key(
     chosen = get_key_engine(engine, domain)
     key = chosen.read_key(key)
     connected = repetitions.send_once(
-        Submission("key", user, (key,), idempotency_key),
+        Submission("key", user, (key,), idempotency_key, chosen.service),
         chosen.login_timeout,
         lambda: _login(
             user,
@@ -364,12 +364,12 @@ def _submit_mfa(user: Any, code: Secret) -> Connected:
         states.end_challenge(user.pk, started_at)
         raise ChallengeExpired("expired")
     cooldown.require_none(scope)
+    stored_engine = get_stored_engine(pending.record["engine"], pending.record["domain"])
+    engine = cast(PasswordEngine, stored_engine)
     if not states.count_attempt(pk, started_at, conf.MFA_MAX_ATTEMPTS):
         if not states.end_challenge(user.pk, started_at):
             raise ChallengeExpired("gone")
         raise TooManyAttempts("No attempts are left for this login.")
-    stored_engine = get_stored_engine(pending.record["engine"], pending.record["domain"])
-    engine = cast(PasswordEngine, stored_engine)
     release_pooled_connections()
     try:
         result = hide_frames(lambda: engine.submit_code(pending.record["state"], code))
@@ -397,25 +397,6 @@ def _submit_mfa(user: Any, code: Secret) -> Connected:
     if not stored:
         raise ChallengeExpired("gone", "The login was cancelled or replaced meanwhile.")
     return Connected()
-
-
-@sensitive_variables()
-def pending_login(user: Any) -> MFARequired | None:
-    """Return the login that is waiting for the user's code, even an expired one; None if there is
-    none.
-
-    Args:
-        user: an ``AUTH_USER_MODEL`` instance.
-    """
-    try:
-        pending = load(user)
-    except ChallengeExpired:
-        return None
-    left = max(0, conf.MFA_MAX_ATTEMPTS - pending.attempts)
-    record = pending.record
-    return MFARequired(
-        record["sent_to"], expiry(pending.started_at), left, record["engine"], record["domain"]
-    )
 
 
 def cancel_mfa(user: Any) -> bool:

@@ -305,7 +305,7 @@ class LoginView(LoginStepView):
         return self.render_to_response(context)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        domain = self.get_initial().get("domain") or offered_domains()[0]
+        domain = self.chosen_domain or self.get_initial().get("domain") or offered_domains()[0]
         return super().get_context_data(
             ways=[(way, self.login_url_with_next(way.engine), way == self.way) for way in self.ways]
             if len(self.ways) > 1
@@ -319,8 +319,13 @@ class LoginView(LoginStepView):
 
     def domain_of(self, account: accounts.Account, pending: login.MFARequired | None) -> str:
         """Return the Garmin domain that the user has just chosen, else the one that is known."""
+        return self.chosen_domain or super().domain_of(account, pending)
+
+    @property
+    def chosen_domain(self) -> str:
+        """The Garmin domain in the form that was sent, "" if there is none."""
         chosen = self.request.POST.get("domain", "")
-        return chosen if chosen in offered_domains() else super().domain_of(account, pending)
+        return chosen if chosen in offered_domains() else ""
 
     def get_initial(self) -> dict[str, Any]:
         """Return the address of the login that failed or waits, unless another is wanted."""

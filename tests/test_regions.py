@@ -155,6 +155,13 @@ def test_who_is_sent_to_garmin_connect_is_sent_to_the_chosen_service(browser, ch
 
 
 @needs_personal
+def test_a_key_that_was_refused_is_made_anew_at_the_chosen_service(browser, settings):
+    settings.GARMIN_AUTH_ENGINE = "personal"
+    form = {"key": "a-key-that-was-never-made", "domain": CN}
+    assert "https://connect.garmin.cn/app/settings/" in browser.post(LOGIN, form).text
+
+
+@needs_personal
 def test_a_key_goes_to_its_domain_only(browser, garmin, settings, user):
     settings.GARMIN_AUTH_ENGINE = "personal"
     garmin.add_account(EMAIL, PASSWORD, domain=CN)
@@ -169,6 +176,14 @@ def test_the_same_address_has_a_limit_in_each_service(user, garmin, chinese):
     with pytest.raises(RateLimited):
         start_login(user, EMAIL, PASSWORD, domain=COM)
     assert isinstance(start_login(user, EMAIL, PASSWORD, domain=CN), MFARequired)
+
+
+def test_a_password_that_one_service_refused_is_still_tried_at_the_other(user, chinese):
+    """It is not the same login, though it is the same form."""
+    form = {"idempotency_key": "one form"}
+    with pytest.raises(InvalidCredentials):
+        start_login(user, EMAIL, PASSWORD, domain=COM, **form)
+    assert isinstance(start_login(user, EMAIL, PASSWORD, domain=CN, **form), MFARequired)
 
 
 # What is stored
@@ -269,6 +284,28 @@ def test_a_rate_limit_of_one_service_leaves_the_other_alone(garmin, site):
     assert not state_of(second).last_validated
     assert cooldown.seconds_left(cooldown.site_scope(CN)) > 200
     assert not cooldown.seconds_left(cooldown.site_scope(COM))
+
+
+def test_sessions_that_are_left_out_do_not_count_for_the_limit(site):
+    site(2, "garth", CN)
+    works = site(1, "garth", COM)[0]
+    cooldown.start(cooldown.site_scope(CN), 300)
+
+    report = check_sessions(limit=1)
+
+    assert (report.active, report.stopped) == (1, Stopped.RATE_LIMITED)
+    assert state_of(works).last_validated
+
+
+@needs_personal
+def test_a_rate_limit_of_the_site_does_not_concern_keys(site):
+    site(2, "garth", COM), site(2, "personal", COM)
+    cooldown.start(cooldown.site_scope(COM), 300)
+
+    report = check_sessions()
+
+    assert (report.checked, report.active, report.stopped) == (2, 2, Stopped.RATE_LIMITED)
+    assert report.engines.keys() == {"personal"}
 
 
 def test_an_outage_of_one_service_leaves_the_other_alone(garmin, site):

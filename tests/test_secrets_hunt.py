@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl, quote, quote_plus
 
 import django
 import pytest
+from django.conf import settings as django_settings
 from django.contrib.sessions.models import Session
 from django.core.cache import caches
 from django.core.mail import mail_admins
@@ -33,6 +34,7 @@ from django.utils.log import AdminEmailHandler
 from django.views.debug import ExceptionReporter
 
 from garmin_auth import signals
+from garmin_auth.api.problems import PROBLEMS
 from garmin_auth.engines import default_engine, get_engine
 from garmin_auth.engines.garth import GarthEngine
 from garmin_auth.exceptions import (
@@ -68,6 +70,7 @@ from garmin_auth.models import GarminAuthenticationState
 from garmin_auth.sessions import garmin_client
 from garmin_auth.testing.garmin import steps
 from garmin_auth.testing.garmin.faults import KINDS
+from tests.api import conftest as api
 from tests.conftest import needs_personal
 from tests.rows import damage
 from tests.test_views import (
@@ -269,7 +272,8 @@ class Everything(logging.Handler):
         parts = [record.name, self.format(record), repr(content)]
         if record.exc_info and record.exc_info[1]:
             parts += ["".join(traceback.format_exception(*record.exc_info))]
-            if record.levelno >= logging.ERROR:  # Making a report logs too.
+            # Making a report logs too. With DEBUG on, Django hides nothing in it.
+            if record.levelno >= logging.ERROR and not django_settings.DEBUG:
                 parts += [error_report(*record.exc_info)]
         self.records.append("\n".join(parts))
 
@@ -295,10 +299,11 @@ def everything_logged(handler):
 
 
 class Hunt:
-    """Walks paths through one of the two doors, and keeps whatever was to be seen on the way."""
+    """Walks paths through one of the doors, and keeps whatever was to be seen on the way."""
 
-    def __init__(self, garmin, user, pages, tap, handler, mailbox, settings):
-        self.garmin, self.user, self.pages, self.tap = garmin, user, pages, tap
+    def __init__(self, garmin, user, door, tap, handler, mailbox, settings):
+        self.garmin, self.user, self.tap = garmin, user, tap
+        self.pages, self.api = door == "pages", door == "api"
         self.settings = settings
         self.browser = Client(raise_request_exception=False)
         self.browser.force_login(user)
@@ -332,18 +337,25 @@ class Hunt:
         self.tap.note(PASSWORD, password)
         if self.pages:
             return self.post(LOGIN, {"email": email, "password": password}, expected)
+        if self.api:
+            return self.send(api.LOGIN, {"email": email, "password": password}, expected)
         return self.attempt(lambda: start_login(self.user, email, password), expected)
 
     def code(self, code, expected):
         self.tap.note(CODE, code)
         if self.pages:
             return self.post(MFA, {"code": code}, expected)
+        if self.api:
+            return self.send(api.MFA, {"code": code}, expected)
         return self.attempt(lambda: submit_mfa(self.user, code), expected)
 
     def key(self, key, expected):
         self.tap.note(KEY, key)
-        if self.pages:
+        if self.pages or self.api:
             self.settings.GARMIN_AUTH_ENGINE = [default_engine(), "personal"]
+        if self.api:
+            return self.send(api.KEY, {"key": key}, expected)
+        if self.pages:
             return self.post(KEY_PAGE, {"key": key, "days": "90"}, expected)
         return self.attempt(lambda: connect_with_key(self.user, key), expected)
 
@@ -405,9 +417,28 @@ class Hunt:
             assert (answer.url == MFA) is (expected is MFARequired)
         return answer
 
+    def send(self, url, data, expected):
+        answer = self.browser.post(url, json.dumps(data), content_type="application/json")
+        self.note_answer(answer)
+        if issubclass(expected, GarminAuthError):
+            status = PROBLEMS[expected][0]
+        else:
+            status = {Connected: 200, MFARequired: 202}.get(expected, 500)
+        assert answer.status_code == status, answer.content
+        return answer
+
+    def note_answer(self, answer):
+        """Only the connection says as whom its user is connected; no problem does."""
+        allowed = (EMAIL,) if answer.status_code < 400 else ()
+        self.note("API response", answer.content.decode(), allowed)
+        self.note_headers(answer)
+
     def note_page(self, answer):
         # Its own user sees as whom he is connected, and his address in the form again.
         self.note("page", answer.content.decode(), allowed=(EMAIL,))
+        self.note_headers(answer)
+
+    def note_headers(self, answer):
         self.note("headers", repr(answer.headers))
         self.note("browser's cookies", repr({k: v.value for k, v in self.browser.cookies.items()}))
 
@@ -417,6 +448,8 @@ class Hunt:
         """Read all that is kept. Then the pauses and counts that the cache holds are forgotten."""
         for url in PAGES:
             self.note_page(self.browser.get(url))
+        if self.api:
+            self.note_answer(self.browser.get(api.CONNECTION))
         for place, text in [*database_places(), *session_places(), *dump_places()]:
             self.note(place, text)
         caches["default"].clear()
@@ -498,7 +531,7 @@ def hunt(garmin, tap, user, door, settings, mailoutbox, monkeypatch):
 
     got_request_exception.connect(report)
     with everything_logged(handler):
-        hunt = Hunt(garmin, user, door == "pages", tap, handler, mailoutbox, settings)
+        hunt = Hunt(garmin, user, door, tap, handler, mailoutbox, settings)
         connection.force_debug_cursor = True  # So that the SQL is logged, with its parameters.
         yield hunt
         connection.force_debug_cursor = False
@@ -531,6 +564,19 @@ def broken_database(statement="UPDATE"):
             yield
     finally:
         connection_created.disconnect(wrap)
+
+
+@contextmanager
+def broken_cache():
+    """The cache, which is in the database, can be neither read nor written."""
+
+    def refuse(execute, sql, params, many, context):
+        if connection.ops.quote_name("kept") in sql:
+            raise DatabaseError("the cache is gone")
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(refuse):
+        yield
 
 
 class BuggyEngine(GarthEngine):
@@ -1042,6 +1088,35 @@ def test_a_path_leaves_no_secret(hunt, walk):
     walk(hunt)
 
     assert hunt.findings() == []
+
+
+# The API
+
+# What Django itself writes with all variables while DEBUG is on.
+DJANGOS_REPORTS = {"mail to admins"}
+
+
+@needs_personal
+@pytest.mark.parametrize("door", ["api"], indirect=True)
+@pytest.mark.parametrize("debug", [False, True])
+def test_the_api_leaves_no_secret(hunt, debug):
+    hunt.settings.ROOT_URLCONF = "tests.demo_urls"
+    hunt.settings.DEBUG = debug
+    wrong_password(hunt)
+    with broken_cache():
+        hunt.login(*hunt.account(), Connected)  # It only counts less.
+    database_fails_at_login(hunt)
+    wrong_code(hunt)
+    hunt.look_around()
+    database_fails_at_the_code(hunt)
+    a_key_is_refused(hunt)
+    a_key_is_copied_badly(hunt)
+    the_database_fails_at_a_key(hunt)
+
+    known = {PASSWORD, EMAIL, CODE, COOKIE, TICKET, TOKEN, KEY}
+    assert set(hunt.tap.values.values()) == known
+    shown = DJANGOS_REPORTS if debug else set()
+    assert [each for each in hunt.findings() if each[0] not in shown] == []
 
 
 # Every fault at every step

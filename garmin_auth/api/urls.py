@@ -1,6 +1,6 @@
 """The API for front ends that are not Django's: ``include("garmin_auth.api.urls")``."""
 
-from django.urls import path
+from django.urls import path, re_path
 
 from . import views
 
@@ -12,6 +12,5 @@ urlpatterns = [
     path("connection/mfa/", views.MFAView.as_view(), name="mfa"),
     path("connection/key/", views.KeyView.as_view(), name="key"),
     # Also without the slash at the end, for which CommonMiddleware would answer with HTML.
-    path("connection", views.NotFoundView.as_view()),
-    path("connection/<path:rest>", views.NotFoundView.as_view()),
+    re_path(r"^connection(/(?s:.*))?\Z", views.NotFoundView.as_view()),
 ]

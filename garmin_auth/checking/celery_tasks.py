@@ -11,6 +11,7 @@ from celery import Task, current_app, shared_task
 from django.utils import timezone
 
 from ..conf import conf
+from ..engines import is_limited_alone
 from ..exceptions import Frozen, GarminUnavailable, MassFailure, RateLimited
 from ..health import check_session, purge_challenges
 from ..limits import cooldown
@@ -100,7 +101,8 @@ def check_stored_session(
     if self.request.called_directly or self.request.is_eager:  # There is no message to postpone.
         return _told(check_session(state.user))
     site = cooldown.site_scope(state.domain)
-    if paused := cooldown.seconds_left(site):
+    paused = cooldown.seconds_left(site)
+    if paused and not is_limited_alone(state.engine, state.domain):
         raise _again(self, pk, enqueued_at, paused, faults=faults, turn=turn)
     if turn is None or turn < time.time() - SHORT_WAIT:
         turn = reserve_turn(LONGEST_WAIT)

@@ -123,6 +123,16 @@ class CheckRun:
                 # At the end once more from the start: another run may have released its claims.
                 last = claimed[-1] if claimed else None
 
+    def give_back(self, left_out: LeftOut) -> None:
+        """Do the same, and count the row that was yielded last as not claimed.
+
+        Args:
+            left_out: the sessions to leave out.
+        """
+        self.leave_out(left_out)
+        if self._limit is not None:
+            self._limit += 1
+
     def leave_out(self, left_out: LeftOut) -> None:
         """Claim no more of these sessions, and yield none that are already claimed."""
         self._left_out = left_out

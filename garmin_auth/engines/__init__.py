@@ -187,6 +187,19 @@ def get_stored_engine(name: str, domain: str) -> Engine:
     raise SessionUnreadable(problem)
 
 
+def is_limited_alone(name: str, domain: str) -> bool:
+    """Return whether a rate limit on a session of this engine leaves all others alone.
+
+    Args:
+        name: the engine's name, as stored.
+        domain: Garmin's domain, as stored.
+    """
+    try:
+        return get_stored_engine(name, domain).limited_alone
+    except SessionUnreadable:  # Garmin is not asked.
+        return False
+
+
 def require_usable(engine: Engine, session_data: str) -> str:
     """Return new session data if the engine can open it.
 

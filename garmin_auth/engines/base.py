@@ -115,6 +115,8 @@ class Engine(ABC):
     Attributes:
         name: the short name that rows store, at most 50 characters.
         rotates: whether ``refresh`` makes the previous session data worthless.
+        limited_alone: whether Garmin's rate limits apply to each user's credential by itself, which
+            ``rate_limited_by`` then returns.
         use_prolongs: whether each refresh moves the session's end.
         login_timeout: seconds within which a user is connected, or is not.
         label: how users connect, as a translated sentence, by which they choose an engine where the
@@ -125,12 +127,18 @@ class Engine(ABC):
 
     name: str
     rotates: bool = False
+    limited_alone: bool = False
     use_prolongs: bool = False
     label: Any = ""
     login_note: Any = ""
 
     def __init__(self, domain: str = DOMAINS[0]) -> None:
         self.domain = domain
+
+    @property
+    def service(self) -> tuple[str, str]:
+        """Engine and domain, by which sessions, limits and failures are told apart."""
+        return self.name, self.domain
 
     @property
     def login_timeout(self) -> float:

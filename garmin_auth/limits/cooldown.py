@@ -27,6 +27,8 @@ CREDENTIAL = "credential-"
 # how many scopes it remembers that. The cache is read twice for each API call otherwise.
 SEEN_FOR, MOST_SEEN = 1, 1000
 nothing_seen: dict[str, float] = {}
+# How many cooldowns this process has started.
+_started = 0
 
 
 def site_scope(domain: str) -> str:
@@ -106,8 +108,8 @@ def start(scope: str, retry_after: int | None) -> None:
         scope: what one of the functions above returned.
         retry_after: the seconds that Garmin asked for; None if it named no time.
     """
+    global _started
     now = time.time()
-    nothing_seen.pop(scope, None)
     until, length = shared_cache.get(_key(scope), (0, 0))
     if until > now and retry_after is None:
         return  # Calls already in progress when the cooldown started do not extend it.
@@ -115,6 +117,9 @@ def start(scope: str, retry_after: int | None) -> None:
     length = retry_after or min(LONGEST, 2 * length or first)
     # Kept for a while after the cooldown ends, so that the next one can be longer.
     shared_cache.set(_key(scope), (max(until, now + length), length), length + 2 * LONGEST)
+    # In this order: a thread that has read the cache before notes nothing any more.
+    _started += 1
+    nothing_seen.pop(scope, None)
 
 
 def end(scope: str) -> None:
@@ -132,8 +137,9 @@ def _stored(scope: str) -> tuple[float, int] | None:
     seen_at = nothing_seen.get(scope)
     if seen_at is not None and time.monotonic() < seen_at + SEEN_FOR:
         return None
+    before = _started, shared_cache.failures
     stored: tuple[float, int] | None = shared_cache.get(_key(scope))
-    if stored is None:
+    if stored is None and before == (_started, shared_cache.failures):
         if len(nothing_seen) >= MOST_SEEN:
             nothing_seen.clear()
         nothing_seen[scope] = time.monotonic()

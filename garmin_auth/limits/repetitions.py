@@ -34,6 +34,7 @@ class Submission:
         kind: ``"login"`` or ``"code"``.
         user: the user.
         contents: what they typed.
+        service: the engine and the Garmin domain that get it; () if there is no choice.
         idempotency_key: names the form that they sent; "" if it has no name.
     """
 
@@ -41,6 +42,7 @@ class Submission:
     user: Any
     contents: tuple[Secret, ...]
     idempotency_key: str = ""
+    service: tuple[str, ...] = ()
     _id: str = field(default_factory=lambda: uuid4().hex)
 
     @property
@@ -55,7 +57,7 @@ class Submission:
         SECURITY: so few bits, because they are stored in the cache. They let nobody find a
         password, not even with SECRET_KEY.
         """
-        contents = "\0".join(secret.reveal() for secret in self.contents)
+        contents = "\0".join((*self.service, *(secret.reveal() for secret in self.contents)))
         key = "garmin_auth.limits.repetitions"
         return salted_hmac(key, contents, algorithm="sha256").hexdigest()[:4]
 
@@ -91,7 +93,7 @@ def send_once(
 
 def note_background(submission: Submission) -> None:
     """Record what the user's background login was begun with."""
-    noted = [submission.fingerprint, submission.outcome_key]
+    noted = [submission.fingerprint, submission.outcome_key, time.time()]
     shared_cache.set(_background_key(submission), noted, MEMORY)
 
 
@@ -105,10 +107,12 @@ def is_in_background(submission: Submission) -> bool:
     return noted is None or noted[0] == submission.fingerprint
 
 
-def began_background(submission: Submission) -> bool:
-    """Tell whether the user's last background login was begun by this very form."""
+def began_background(submission: Submission) -> datetime | None:
+    """Return when the user's last background login was begun, if it was by this very form."""
     noted = shared_cache.get(_background_key(submission))
-    return noted is not None and noted[1] == submission.outcome_key
+    if noted is None or noted[1] != submission.outcome_key:
+        return None
+    return datetime.fromtimestamp(noted[2], UTC)
 
 
 def _background_key(submission: Submission) -> str:

@@ -3,6 +3,7 @@
 import logging
 import time
 from copy import copy
+from datetime import datetime
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -12,15 +13,16 @@ from django.db import Error, connections
 from django.views.decorators.debug import sensitive_variables
 
 from ..engines.base import Engine, PasswordEngine
-from ..exceptions import GarminAuthError, GarminUnavailable, TooManyLogins
+from ..exceptions import GarminAuthError, GarminUnavailable, LoginRejected, TooManyLogins
 from ..limits import cooldown, repetitions, throttle
 from ..limits.repetitions import Submission
 from ..models import GarminAuthenticationState
 from ..storage.retries import write_again
 from . import background
-from .outcomes import NOT_JUDGED, admit, conclude
-from .records import to_record
-from .results import LoginUnderWay
+from .outcomes import NOT_JUDGED, admit, conclude, connected_since
+from .pending import pending_login
+from .records import from_record, to_record
+from .results import Connected, LoginUnderWay, MFARequired
 
 logger = logging.getLogger("garmin_auth")
 
@@ -36,10 +38,11 @@ GRACE = 10
 @sensitive_variables()
 def begin(
     user: Any, engine: PasswordEngine, submission: Submission, client_address: str
-) -> LoginUnderWay:
+) -> Connected | MFARequired | LoginUnderWay:
     states, (email, password) = GarminAuthenticationState.objects, submission.contents
-    if repetitions.began_background(submission):
-        return LoginUnderWay()
+    began = repetitions.began_background(submission)
+    if began and (result := _result_since(user, began)):
+        return result
     under_way = is_under_way(user)
     if under_way and repetitions.is_in_background(submission):
         return LoginUnderWay()
@@ -62,6 +65,18 @@ def begin(
                 states.end_login(user.pk)
             raise
     return LoginUnderWay()
+
+
+def _result_since(user: Any, began: datetime) -> Connected | MFARequired | LoginUnderWay | None:
+    """Return what has come of a login, None if it was cancelled or Garmin did not judge it."""
+    record = GarminAuthenticationState.objects.login_record(user.pk)
+    if record and (record.under_way or _is_rejected(record.failure)):
+        return LoginUnderWay()  # Its page tells of the failure too.
+    return pending_login(user) or connected_since(user, began)
+
+
+def _is_rejected(failure: str) -> bool:
+    return bool(failure) and isinstance(from_record(failure), LoginRejected)
 
 
 @sensitive_variables()

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.views.decorators.debug import sensitive_variables
+
 from ..conf import conf
 from ..engines.base import Challenge, Engine
 from ..exceptions import (
@@ -17,6 +19,7 @@ from ..exceptions import (
 from ..models import GarminAuthenticationState
 from ..storage.fields import Ciphertext
 from ..storage.keys import encrypt
+from .results import MFARequired
 
 # What is stored of a pending login. Only the engine reads "state".
 RECORD = {"engine", "domain", "sent_to", "pause_scope", "state"}
@@ -62,6 +65,25 @@ def new_record(engine: Engine, scope: str, challenge: Challenge) -> Ciphertext:
                 "state": challenge.state,
             }
         )
+    )
+
+
+@sensitive_variables()
+def pending_login(user: Any) -> MFARequired | None:
+    """Return the login that is waiting for the user's code, even an expired one; None if there is
+    none.
+
+    Args:
+        user: an ``AUTH_USER_MODEL`` instance.
+    """
+    try:
+        pending = load(user)
+    except ChallengeExpired:
+        return None
+    left = max(0, conf.MFA_MAX_ATTEMPTS - pending.attempts)
+    record = pending.record
+    return MFARequired(
+        record["sent_to"], expiry(pending.started_at), left, record["engine"], record["domain"]
     )
 
 

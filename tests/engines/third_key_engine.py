@@ -59,6 +59,7 @@ class Session(OpenSession):
 
 class ThirdKeyEngine(KeyEngine):
     name = "third-key"
+    limited_alone = True
 
     def read_key(self, key):
         key = super().read_key(key)

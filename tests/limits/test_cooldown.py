@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.core.cache import cache
+from django.core.cache.backends.locmem import LocMemCache
 from django.db import connections
 
 from garmin_auth.exceptions import (
@@ -219,3 +220,48 @@ def test_a_rate_limit_of_a_checked_import_pauses_the_site(user, account, garmin)
         import_session(user, garmin.issue_session(EMAIL, access_expired=True), check=True)
 
     assert cooldown.seconds_left(cooldown.site_scope("garmin.com"))
+
+
+def test_a_thread_that_had_just_seen_none_does_not_hide_a_pause(settings):
+    """It read the cache before the other one wrote."""
+    settings.CACHES = {"default": {"BACKEND": f"{__name__}.HeldCache"}}
+    scope = cooldown.site_scope("garmin.com")
+    HeldCache.read, HeldCache.go_on = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: cooldown.seconds_left(scope))
+    thread.start()
+    assert HeldCache.read.wait(10)
+    HeldCache.read = None
+
+    cooldown.start(scope, 60)
+    HeldCache.go_on.set()
+    thread.join()
+
+    assert cooldown.seconds_left(scope) > 50
+
+
+class HeldCache(LocMemCache):
+    """Holds the first read, until it may go on with what it has found."""
+
+    read = go_on = None
+
+    def get(self, *args, **kwargs):
+        found, read = super().get(*args, **kwargs), self.read
+        if read:
+            read.set()
+            self.go_on.wait(10)
+        return found
+
+
+def test_a_cache_that_cannot_be_read_is_not_taken_for_no_pause(settings, tmp_path):
+    working = {"BACKEND": "django.core.cache.backends.filebased.FileBasedCache"}
+    settings.CACHES = {"default": {**working, "LOCATION": str(tmp_path)}}
+    cooldown.start(cooldown.site_scope("garmin.com"), 60)
+    settings.CACHES = {"default": {"BACKEND": f"{__name__}.BrokenCache"}}
+    assert not cooldown.seconds_left(cooldown.site_scope("garmin.com"))
+    settings.CACHES = {"default": {**working, "LOCATION": str(tmp_path)}}
+    assert cooldown.seconds_left(cooldown.site_scope("garmin.com"))
+
+
+class BrokenCache(LocMemCache):
+    def get(self, *args, **kwargs):
+        raise OSError

@@ -29,6 +29,7 @@ from garmin_auth.limits import cooldown
 from garmin_auth.login import (
     Connected,
     LoginUnderWay,
+    MFARequired,
     begin_login,
     cancel_mfa,
     disconnect,
@@ -883,3 +884,58 @@ def test_an_error_brings_no_frame_that_knew_the_password():
 
     assert caught.value.__context__ is caught.value.__cause__ is None
     assert "call" not in {frame.name for frame in caught.traceback}
+
+
+# The same form again, after the login has ended
+
+
+def begin_again(user, password=PASSWORD):
+    return begin_login(user, EMAIL, password, idempotency_key="one form")
+
+
+def test_the_same_form_after_an_outage_is_tried_again(user, account, garmin, slow_logins):
+    garmin.fail("login", "status")
+    begin_again(user)
+    wait_for_logins()
+    assert account_of(user).login_failure
+
+    assert begin_again(user) == LoginUnderWay()
+    wait_for_logins()
+
+    assert account_of(user).connected
+
+
+def test_the_same_form_after_a_disconnect_is_tried_again(user, account, slow_logins):
+    begin_again(user)
+    wait_for_logins()
+    disconnect(user)
+
+    begin_again(user)
+    wait_for_logins()
+
+    assert account_of(user).connected
+
+
+def test_the_same_form_after_a_success_is_not_sent_again(user, account, garmin, slow_logins):
+    begin_again(user)
+    wait_for_logins()
+
+    assert begin_again(user) == Connected()
+    assert garmin.counts["login"] == 1
+
+
+def test_the_same_form_leads_to_the_code_that_is_awaited(user, mfa_account, garmin, slow_logins):
+    begin_again(user)
+    wait_for_logins()
+
+    assert isinstance(begin_again(user), MFARequired)
+    assert garmin.counts["login"] == 1
+
+
+def test_the_same_form_with_a_wrong_password_is_not_sent_again(user, account, garmin, slow_logins):
+    begin_again(user, "wrong")
+    wait_for_logins()
+
+    assert begin_again(user, "wrong") == LoginUnderWay()
+    assert type(account_of(user).login_failure) is InvalidCredentials
+    assert garmin.counts["login"] == 1

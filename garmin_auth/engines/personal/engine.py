@@ -62,6 +62,7 @@ class PersonalEngine(KeyEngine):
     """Stores the key, and the access token that it was last exchanged for."""
 
     name = "personal"
+    limited_alone = True
     label = _("Official: with a key from Garmin Connect")
 
     def read_key(self, key: Secret) -> Secret:

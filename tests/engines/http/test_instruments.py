@@ -101,6 +101,10 @@ with connection.execute_wrapper(full_disk):
     data = {"email": "cleo@example.com", "password": password}
     assert browser.post("/garmin/login/", data).status_code in (302, 500)
     wait_for_logins()
+    body = {"data": json.dumps(data), "content_type": "application/json"}
+    answer = browser.post("/garmin/api/connection/login/", **body)
+    assert answer.status_code in (202, 500)
+    wait_for_logins()
 with captured():
     with garmin_client(people["dora"]) as client:
         client.connectapi(api)
@@ -138,7 +142,7 @@ def journey(garmin, run_python, heard, django_user_model, connect, site):
             JOURNEY,
             new_interpreter=True,
             GARMIN_TEST_JOURNEY=json.dumps([instruments, PASSWORD, WRONG, SUMMARY]),
-            **site(f"GARMIN_AUTH_ENGINE = '{engine}'"),
+            **site(f"GARMIN_AUTH_ENGINE = '{engine}'\nROOT_URLCONF = 'tests.demo_urls'"),
         )
         return json.loads(output.splitlines()[-1])
 
