@@ -48,6 +48,7 @@ def sessions(garmin):
         rows.append(
             GarminAuthenticationState(
                 user=user,
+                engine="garth",
                 session_data=garmin.issue_session(user.email, access_expired=number % 10 == 0),
                 account_name=user.email,
                 connected_at=timezone.now(),

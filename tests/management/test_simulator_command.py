@@ -73,7 +73,7 @@ def test_command_prints_keys(start_command, tmp_path):
     assert re.search(rf"^Key of {ADA[0]}: [\w-]{{40,}}$", output, re.M)
 
 
-def test_command_has_accounts_in_both_regions(tmp_path):
+def test_command_has_accounts_in_both_regions(start_command, tmp_path):
     ready = tmp_path / "ready.json"
     options = ("--account", ":".join(ADA), "--china-account", f"{ADA[0]}:secret", "--keys")
     with start_command(*options, "--ready-file", str(ready)) as process:

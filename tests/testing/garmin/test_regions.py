@@ -78,10 +78,10 @@ def both(garmin):
 
 
 @pytest.fixture
-def library(garmin):
+def library(garmin, fork_server):
     from tests.testing.test_simulator_garminconnect import Library  # It needs garminconnect.
 
-    calls = Library(garmin)
+    calls = Library(garmin, fork_server)
     yield calls
     calls.end()
 
