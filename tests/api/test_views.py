@@ -4,6 +4,7 @@ import logging
 from datetime import timedelta
 from http import HTTPStatus
 
+import django
 import pytest
 from django.db import connection
 from django.test import Client
@@ -638,7 +639,8 @@ def test_the_language_is_the_requests(api, account, settings):
 def bug(settings, db):
     settings.GARMIN_AUTH_ENGINE = "broken"
     settings.GARMIN_AUTH_ENGINES = {"broken": "tests.test_views.BrokenEngine"}
-    settings.ADMINS = ["admin@site.example"]
+    admin = "admin@site.example"
+    settings.ADMINS = [admin if django.VERSION >= (6, 0) else ("Admin", admin)]
 
 
 @pytest.mark.parametrize("debug", [False, True])
