@@ -106,6 +106,60 @@ class Stage:
             with connection.cursor() as cursor:
                 cursor.execute("VACUUM ANALYZE")
 
+    def multiply(self, times: int, **changed: str) -> None:
+        """Copy each user and row this many times, in the database. Much faster than ``fill``.
+
+        Args:
+            times: how many copies to make of each.
+            changed: what stands in the copies' columns instead, as SQL.
+        """
+        from django.contrib.auth.models import User
+        from django.core.management.color import no_style
+        from django.db import connection
+
+        from garmin_auth.models import GarminAuthenticationState as State
+
+        quote = connection.ops.quote_name
+        last = User.objects.order_by("pk").last().pk
+        joined = "CONCAT({}, '-', k)" if connection.vendor == "mysql" else "{} || '-' || k"
+        user = {field.column: quote(field.column) for field in User._meta.local_fields}
+        user |= {"id": f"id + k * {last}", "username": joined.format("username")}
+        row = {
+            field.column: quote(field.column)
+            for field in State._meta.local_fields
+            if not field.generated and not field.primary_key
+        }
+        row |= {"user_id": f"user_id + k * {last}"} | changed
+        first_rows = State.objects.order_by("pk").last().pk
+        with connection.cursor() as cursor:
+            for start in range(1, times + 1, 10):
+                ks = range(start, min(start + 10, times + 1))
+                numbers = " UNION ALL ".join(f"SELECT {k} AS k" for k in ks)
+                for model, columns, upto in ((User, user, last), (State, row, first_rows)):
+                    table = quote(model._meta.db_table)
+                    cursor.execute(
+                        f"INSERT INTO {table} ({', '.join(map(quote, columns))}) "
+                        f"SELECT {', '.join(columns.values())} "
+                        f"FROM {table} CROSS JOIN ({numbers}) numbers WHERE id <= {upto}"
+                    )
+            for statement in connection.ops.sequence_reset_sql(no_style(), [User, State]):
+                cursor.execute(statement)
+        self.settle()
+
+    def settle(self) -> None:
+        """Leave the tables as the database's own upkeep would, with fresh statistics."""
+        from django.db import connection
+
+        from garmin_auth.models import GarminAuthenticationState as State
+
+        with connection.cursor() as cursor:
+            if connection.vendor == "postgresql":
+                cursor.execute("VACUUM ANALYZE")
+            elif connection.vendor == "mysql":
+                cursor.execute(f"ANALYZE TABLE {State._meta.db_table}, auth_user")
+            else:
+                cursor.execute("ANALYZE")
+
     @staticmethod
     def _row(model: Any, user_id: Any, n: int, data: str, now: Any) -> Any:
         """Among 1,000 rows, each kind fills a page of the admin's list."""

@@ -625,7 +625,7 @@ def check_runs(app_configs: Any, databases: Any = None, **kwargs: Any) -> list[C
         third = (first.session_ends_at - first.session_renew_at) / (1 / RENEW_AFTER - 1)
         # In this order: only the first of them has an index.
         if (
-            rows.filter(last_checked_at__gt=now - third).exists()
+            rows.filter(check_order__gt=now - third).exists()
             or rows.filter(last_validated__gt=now - third).exists()
         ):
             return []

@@ -1,14 +1,20 @@
 """Each user's stored session. Its transitions are in ``storage.querysets``."""
 
+from datetime import UTC, datetime
+
 from django.conf import settings
 from django.db import models
 from django.db.models import Case, Q, Value, When
+from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
 from .conf import DOMAINS
 from .storage.fields import CiphertextField
 from .storage.querysets import StateManager
+
+# Where the sessions never checked stand in the order of checks: first.
+NEVER_CHECKED = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Status(models.TextChoices):
@@ -204,6 +210,19 @@ class GarminAuthenticationState(models.Model):
         output_field=models.CharField(max_length=20),
         db_persist=True,
     )
+    # In which order sessions are checked. A row without a session has no place in it, so a run of
+    # checks reads none of those.
+    check_order = models.GeneratedField(
+        verbose_name=_("place in the order of checks"),
+        expression=Case(
+            When(
+                session_data__isnull=False,
+                then=Coalesce("last_checked_at", Value(NEVER_CHECKED)),
+            ),
+        ),
+        output_field=models.DateTimeField(null=True),
+        db_persist=True,
+    )
 
     objects = StateManager()
 
@@ -213,7 +232,7 @@ class GarminAuthenticationState(models.Model):
         base_manager_name = "objects"
         indexes = [  # noqa: RUF012
             # For choosing the sessions to check next.
-            models.Index(fields=["last_checked_at", "id"], name="garmin_auth_due"),
+            models.Index(fields=["check_order", "id"], name="garmin_auth_due"),
             models.Index(fields=["check_expires_at"], name="garmin_auth_claims"),
             # For the purge at the start of each run.
             models.Index(fields=["mfa_started_at"], name="garmin_auth_challenges"),

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from django.db.models import F, Q
+from django.db.models import Q
 from django.utils import timezone
 
 from ..models import GarminAuthenticationState
@@ -30,7 +30,7 @@ def due_sessions(max_age: timedelta | None = None, user: Any = None) -> StateQue
         cutoff = timezone.now() - max_age
         is_old = Q(last_validated__isnull=True) | Q(last_validated__lt=cutoff)
         rows = rows.filter(is_old | Q(session_renew_at__lte=timezone.now()))
-    return rows.order_by(F("last_checked_at").asc(nulls_first=True), "pk").select_related("user")
+    return rows.order_by("check_order", "pk").select_related("user")
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,12 @@ class LeftOut:
 
 
 def _after(rows: StateQuerySet, last: GarminAuthenticationState | None) -> StateQuerySet:
-    """Return the rows that follow one in the order of ``last_checked_at`` and primary key."""
+    """Return the rows that follow one in the order of checks."""
     if last is None:
         return rows
-    if last.last_checked_at is None:
-        return rows.filter(pk__gt=last.pk)
     # Both conditions, because databases start an index scan at a range, not at an OR.
-    checked_at = last.last_checked_at
-    later = Q(last_checked_at__gt=checked_at) | Q(last_checked_at=checked_at, pk__gt=last.pk)
-    return rows.filter(later, last_checked_at__gte=checked_at)
+    later = Q(check_order__gt=last.check_order) | Q(check_order=last.check_order, pk__gt=last.pk)
+    return rows.filter(later, check_order__gte=last.check_order)
 
 
 class CheckRun:
@@ -104,24 +101,21 @@ class CheckRun:
 
     def batches(self) -> Iterator[list[GarminAuthenticationState]]:
         """Claim one batch after another, and yield each."""
-        # Two simple index scans instead of one, because databases disagree on where NULL sorts.
-        never = self._due.filter(last_checked_at__isnull=True).order_by("pk")
-        before = self._due.filter(last_checked_at__lt=self.began).order_by("last_checked_at", "pk")
-        for rows in (never, before):
-            last: GarminAuthenticationState | None = None
-            while self._limit is None or self._limit > 0:
-                number = self._batch if self._limit is None else min(self._batch, self._limit)
-                # After the previous batch, or each would scan again what the others have skipped.
-                wanted = self._left_out.exclude_from(_after(rows, last))
-                claimed = wanted.claim_checks(self.name, number, self._seconds)
-                if claimed:
-                    if self._limit is not None:
-                        self._limit -= len(claimed)
-                    yield claimed
-                elif last is None:
-                    break
-                # At the end once more from the start: another run may have released its claims.
-                last = claimed[-1] if claimed else None
+        rows = self._due.filter(check_order__lt=self.began)
+        last: GarminAuthenticationState | None = None
+        while self._limit is None or self._limit > 0:
+            number = self._batch if self._limit is None else min(self._batch, self._limit)
+            # After the previous batch, or each would scan again what the others have skipped.
+            wanted = self._left_out.exclude_from(_after(rows, last))
+            claimed = wanted.claim_checks(self.name, number, self._seconds)
+            if claimed:
+                if self._limit is not None:
+                    self._limit -= len(claimed)
+                yield claimed
+            elif last is None:
+                break
+            # At the end once more from the start: another run may have released its claims.
+            last = claimed[-1] if claimed else None
 
     def give_back(self, left_out: LeftOut) -> None:
         """Do the same, and count the row that was yielded last as not claimed.

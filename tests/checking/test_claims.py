@@ -84,3 +84,18 @@ def test_a_batch_begins_where_the_one_before_ended(people, run, hours):
     assert f"> {last.pk}" in where  # The primary key, not a part of some time.
     if hours:
         assert f"{last.last_checked_at:%H:%M:%S.%f}" in where
+
+
+def test_a_run_does_not_read_the_rows_without_a_session(people, run):
+    """They have no place in the order of checks, so an index scan does not meet them."""
+    users = people(3)
+    checked(users, 5)
+    states.disconnect(users[1].pk, reason="user")
+    assert [row.check_order is None for row in states.order_by("pk")] == [False, True, False]
+
+    with CaptureQueriesContext(connection) as queries:
+        claimed = [names(batch) for batch in run().batches()]
+
+    assert claimed == [[users[0].username, users[2].username]]
+    selects = [each["sql"] for each in queries if "ORDER BY" in each["sql"]]
+    assert all("check_order" in sql.partition(" WHERE ")[2] for sql in selects)
