@@ -3,12 +3,13 @@
 It is compared with a plain loop that creates a garth client for each session, as a site without
 this app would do (on fewer sessions, scaled up); and with the limit, which is the same prepared
 requests with 16 threads and one connection pool, without a database and without reading the
-answers.
+answers. The processor time is that of this process: the database and the simulator have others.
 """
 
 import base64
 import json
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,9 +39,10 @@ def measure(stage: Stage) -> Iterator[Figure]:
         assert report.active == number, report
 
     with bare(stage) as ask:
-        seconds = alternate(
-            stage.size(5, 1), ours=ours, limit=lambda: ask(bearers), loop=lambda: loop(some)
-        )
+        works = {"ours": ours, "limit": lambda: ask(bearers), "loop": lambda: loop(some)}
+        seconds = alternate(stage.size(5, 1), **works)
+        del works["loop"]
+        processor = alternate(stage.size(5, 1), clock=time.process_time, **works)
     mine = seconds["ours"]
     scale = number / fewer
     yield Figure.of(
@@ -55,6 +57,12 @@ def measure(stage: Stage) -> Iterator[Figure]:
         ratios(seconds["limit"], mine),
         at_least=0.8,
         note=f"{per_item(seconds['limit'], number)} for each",
+    )
+    yield Figure.of(
+        "processor time, of that of the bare requests",
+        ratios(processor["ours"], processor["limit"]),
+        at_most=2.5,
+        note=f"{per_item(processor['ours'], number)} of {per_item(processor['limit'], number)}",
     )
 
 

@@ -185,7 +185,9 @@ class Stage:
         return state
 
 
-def alternate(rounds: int, **works: Callable[[], Any]) -> dict[str, list[float]]:
+def alternate(
+    rounds: int, clock: Callable[[], float] = time.perf_counter, **works: Callable[[], Any]
+) -> dict[str, list[float]]:
     """Time these in turn, in this many rounds, and return the seconds of each by its name.
 
     Each runs once before, to warm up. Every other round runs in reverse order.
@@ -195,9 +197,9 @@ def alternate(rounds: int, **works: Callable[[], Any]) -> dict[str, list[float]]
         work()
     for number in range(rounds):
         for name, work in list(works.items())[:: -1 if number % 2 else 1]:
-            began = time.perf_counter()
+            began = clock()
             work()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(clock() - began)
     return seconds
 
 

@@ -22,10 +22,9 @@ from .checks import check_keys
 from .models import GarminAuthenticationState
 from .storage.deadlocks import RepeatingQuerySet
 from .storage.keys import key_of, number_of_keys, under_first_key
-from .storage.querysets import DatabaseNow
+from .storage.querysets import ENCRYPTED_FIELDS, DatabaseNow
 from .storage.transactions import refuse_atomic
 
-ENCRYPTED_FIELDS = ("session_data", "account_name", "mfa_challenge")
 BATCH = 500  # rows
 # Seconds to wait before each retry of a row that has changed or is being refreshed. A refresh takes
 # one or two seconds. A row that is still busy after the last retry is left to the next run.

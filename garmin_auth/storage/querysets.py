@@ -37,6 +37,8 @@ HAS_SESSION = Q(connected_at__isnull=False)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Stands in check_run, which no row without a session needs, until a run has reported its end.
 UNREPORTED = "its end is unreported"
+# The columns that hold ciphertext.
+ENCRYPTED_FIELDS = ("session_data", "account_name", "mfa_challenge")
 # How long the failure of a background login is kept.
 LOGIN_KEPT = timedelta(hours=1)
 # A session that has failed within this time does not prove that an outage is over.
@@ -520,7 +522,9 @@ class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
             rows = self.model.objects.using_write_db().filter(pk__in=first)
             rows.unclaimed().update(check_run=run, check_expires_at=_from_now(seconds))
             position = {pk: at for at, pk in enumerate(first)}
-            if mine := list(rows.filter(check_run=run).select_related("user")):
+            # Without what is encrypted, which a check reads anew.
+            mine = list(rows.filter(check_run=run).select_related("user").defer(*ENCRYPTED_FIELDS))
+            if mine:
                 return sorted(mine, key=lambda row: position[row.pk])
         return []
 

@@ -99,3 +99,4 @@ def test_a_run_does_not_read_the_rows_without_a_session(people, run):
     assert claimed == [[users[0].username, users[2].username]]
     selects = [each["sql"] for each in queries if "ORDER BY" in each["sql"]]
     assert all("check_order" in sql.partition(" WHERE ")[2] for sql in selects)
+    assert not any("mfa_challenge" in each["sql"] for each in queries)  # Nor what is encrypted.
