@@ -3,15 +3,18 @@
 There is no latency. Each garth client reads the trusted authorities and opens a new TLS connection.
 Ours takes a connection from the process's pool, which compensates for the database. The goal is for
 the authorities that every site trusts (certifi's, together with the simulator's). The same with a
-single certificate shows how much of the ratio they account for.
+single certificate shows how much of the ratio they account for. Then calls in one block: whether
+Garmin has asked for a pause stands in the site's cache, which is Redis or the process's memory.
 """
 
 import os
 from collections.abc import Iterator
+from typing import Any
 from unittest.mock import patch
 
 from benchmarks.figures import Figure
 from benchmarks.stage import PATH, Stage, alternate, per_item, ratios
+from tests.services import BROKERS, why_not_broker
 
 DATABASES = ("postgresql", "sqlite")
 NOTES = """
@@ -56,3 +59,35 @@ def measure(stage: Stage) -> Iterator[Figure]:
             at_most=goal,
             note=f"{per_item(seconds['ours'], number)} of {per_item(seconds[name], number)}",
         )
+    if not why_not_broker("redis"):
+        yield with_redis(stage, pairs[0][0])
+
+
+def with_redis(stage: Stage, user: Any) -> Figure:
+    """Compare calls in a block, whose cache is Redis, with the same where it is local memory."""
+    from django.test import override_settings
+
+    from garmin_auth.sessions import garmin_client
+
+    number = stage.size(200, 3)
+    backends = {
+        "redis": ("redis.RedisCache", BROKERS["redis"]),
+        "memory": ("locmem.LocMemCache", ""),
+    }
+
+    def calls(name: str) -> None:
+        backend, location = backends[name]
+        cache = {"BACKEND": f"django.core.cache.backends.{backend}", "LOCATION": location}
+        with override_settings(CACHES={"default": cache}), garmin_client(user) as client:
+            for _ in range(number):
+                client.connectapi(PATH)
+
+    seconds = alternate(
+        stage.size(9, 1), redis=lambda: calls("redis"), memory=lambda: calls("memory")
+    )
+    return Figure.of(
+        "a call in a block with Redis as the cache, of one with local memory",
+        ratios(seconds["redis"], seconds["memory"]),
+        at_most=1.1,
+        note=f"{per_item(seconds['redis'], number)} of {per_item(seconds['memory'], number)}",
+    )

@@ -11,6 +11,8 @@ from tests.services import chromium_path, headless_path
 
 SIZES = {"narrow": {"width": 320, "height": 720}, "wide": {"width": 1280, "height": 900}}
 SCHEMES = ("light", "dark")
+# Each size and each scheme once, for in the style sheet neither depends on the other.
+LOOKS = (("wide", "light"), ("narrow", "dark"))
 # With GARMIN_AUTH_SCREENSHOTS=1 the pictures of the docs are taken anew.
 SCREENSHOTS = Path(__file__).resolve().parent.parent / "docs" / "screenshots"
 TAKE_SCREENSHOTS = os.environ.get("GARMIN_AUTH_SCREENSHOTS") == "1"

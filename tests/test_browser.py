@@ -27,7 +27,7 @@ from garmin_auth.logins.records import to_record
 from garmin_auth.models import EndedReason, GarminAuthenticationState
 from garmin_auth.notices import mail_users
 from garmin_auth.storage.keys import encrypt
-from tests.browser import SCHEMES, SIZES, chromium, focused, kept_port, screenshot, tab_to
+from tests.browser import LOOKS, SCHEMES, SIZES, chromium, focused, kept_port, screenshot, tab_to
 from tests.conftest import EMAIL, PASSWORD, ROOT, state_of
 from tests.markdown import blocks
 from tests.rows import damage
@@ -194,8 +194,7 @@ def type_code(page, code):
     page.keyboard.press("Enter")
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "scheme"), LOOKS)
 def test_the_journey_by_keyboard(open_page, garmin, mfa_account, user, size, scheme):
     page = open_page(size=size, scheme=scheme)
     tab_to(page, "Connect your Garmin account")
@@ -632,16 +631,14 @@ IN_THE_DOCS = {
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_accessible_at_every_size_and_scheme(show, check_accessibility, name):
     page = show(name)
-    for size, viewport in SIZES.items():
-        page.set_viewport_size(viewport)
-        for scheme in SCHEMES:
-            page.emulate_media(color_scheme=scheme)
-            check_accessibility(page)
-            wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
-            assert not wide, f"{name} must be scrolled sideways at {size}"
-            pictured = (size, scheme) in (("wide", "light"), ("narrow", "dark"))
-            if pictured and size in IN_THE_DOCS.get(name, ()):
-                screenshot(page, f"{name}-{size}-{scheme}")
+    for size, scheme in LOOKS:
+        page.set_viewport_size(SIZES[size])
+        page.emulate_media(color_scheme=scheme)
+        check_accessibility(page)
+        wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
+        assert not wide, f"{name} must be scrolled sideways at {size}"
+        if size in IN_THE_DOCS.get(name, ()):
+            screenshot(page, f"{name}-{size}-{scheme}")
 
 
 @with_nonces
@@ -804,14 +801,13 @@ def test_the_admin_is_as_accessible_as_djangos_own_and_keeps_the_policy(admin_pa
 
     def violations(path):
         found, said = set(), []
-        for scheme in SCHEMES:
+        for size, scheme in LOOKS:
             page, complaints = admin_page(path, scheme)
             assert page.locator("#content h1, #content h2").count()
             said += complaints
-            for size, viewport in SIZES.items():
-                page.set_viewport_size(viewport)
-                rules = Axe().run(page).response["violations"]
-                found |= {(size, scheme, rule["id"]) for rule in rules}
+            page.set_viewport_size(SIZES[size])
+            rules = Axe().run(page).response["violations"]
+            found |= {(size, scheme, rule["id"]) for rule in rules}
         return found, said
 
     for ours, bare in (
