@@ -339,7 +339,8 @@ class StoredSession:
         Raises:
             GarminUnavailable: the caller's transaction blocks the refresh.
         """
-        if is_own_thread() or in_testcase():
+        # A receiver in one of the app's threads may have opened a transaction too.
+        if in_testcase() or (is_own_thread() and not in_transaction()):
             return call()
         problem = ""
         try:

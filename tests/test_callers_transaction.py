@@ -1,5 +1,6 @@
 """A refresh is never part of the caller's transaction, and locks no row beyond itself."""
 
+from contextvars import copy_context
 from datetime import timedelta
 
 import pytest
@@ -13,7 +14,7 @@ from garmin_auth.exceptions import GarminUnavailable, SessionExpired
 from garmin_auth.login import import_session
 from garmin_auth.models import GarminAuthenticationState, Status
 from garmin_auth.sessions import garmin_client
-from garmin_auth.storage.threads import NoThread
+from garmin_auth.storage.threads import NoThread, run_in_thread
 from tests.conftest import BUILT_IN, EMAIL, REFRESH, state_of
 from tests.waiting import in_threads
 
@@ -74,6 +75,23 @@ def test_what_garmin_has_rotated_survives_a_rollback(connected, django_user_mode
     garmin.expire_access_tokens(EMAIL)
     assert use(connected) == EMAIL
     assert garmin.counts[REFRESH[engine]] == 2
+
+
+@needs_several_writers
+def test_a_receiver_in_a_thread_of_ours_may_open_a_transaction(connected, garmin, engine):
+    """As a site's receiver of a signal does that a login in the background sends."""
+    before = stored(connected)
+
+    def receiver():
+        with garmin_client(connected) as client, transaction.atomic():
+            garmin.expire_access_tokens(EMAIL)
+            client.connectapi(PROFILE)
+            raise RolledBack
+
+    with pytest.raises(RolledBack):
+        run_in_thread(receiver, "garmin_auth login", 60, copy_context())
+
+    assert stored(connected) != before
 
 
 @needs_several_writers
