@@ -18,7 +18,10 @@ from typing import Any
 from benchmarks.figures import Figure, as_markdown, as_text, machine
 from tests.services import why_not
 
-NAMES = ("check", "client", "startup", "memory", "admin_list", "plans", "celery_workers")
+NAMES = (
+    *("check", "client", "startup", "memory", "admin_list", "plans", "celery_workers"),
+    *("claims", "fleet", "race"),
+)
 DATA = Path(__file__).with_name("results.json")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
@@ -33,6 +36,8 @@ def main() -> int:
     broken, shown = False, []
     for name in options.names or NAMES:
         module = importlib.import_module(f"benchmarks.{name}")
+        if hasattr(module, "install") and not options.quick:
+            module.install()
         for database in module.DATABASES:
             reason = why_not(database) or (module.why_not() if hasattr(module, "why_not") else "")
             if reason:

@@ -5,10 +5,19 @@ import platform
 import sqlite3
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 
-PACKAGES = ("Django", "garth", "requests", "urllib3", "cryptography", "psycopg", "celery")
+PACKAGES = (
+    "Django",
+    "garth",
+    "garminconnect",
+    "requests",
+    "urllib3",
+    "cryptography",
+    "psycopg",
+    "celery",
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,7 @@ class Figure:
         low, high: the minimum and maximum of the rounds.
         at_most, at_least: the goal, None if there is none.
         note: the values behind the ratio, in a few words.
+        counts: what was counted, by name, for a table of the benchmark's own.
     """
 
     what: str
@@ -32,6 +42,7 @@ class Figure:
     at_most: float | None = None
     at_least: float | None = None
     note: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, what: str, values: Iterable[float], **options) -> "Figure":

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from benchmarks import race
 from benchmarks.__main__ import DATA, NAMES, RESULTS, report, summary
 from benchmarks.figures import Figure, as_markdown, as_text
 from benchmarks.plans import FILE
@@ -75,6 +76,19 @@ def test_a_figure_shows_its_least_and_greatest_round():
     assert figure.cells() == ("time", "2 ×", "1 … 3", "≤ 2", "PASS", "ms")
     assert "| time | 2 × | 1 … 3 | ≤ 2 | PASS | ms |" in as_markdown([figure])
     assert re.search(r"time +2 × +1 … 3 +≤ 2 +PASS +ms", as_text([figure]))
+
+
+def test_the_race_has_a_row_for_each_side_and_a_column_for_each_scenario():
+    figures = [
+        Figure("one 503: ours", 0, counts={"failed": 2, "exchanges": 3, "lost": 0}),
+        Figure("no fault: ours", 0, counts={"failed": 0, "exchanges": 1, "lost": 0}),
+        Figure("no table has this", 0),
+    ]
+
+    head, _, *rows = race.table(figures).splitlines()
+
+    assert head.startswith("|  | no fault | answer after 12 s |")
+    assert rows == ["| ours | 0 · 1 · 0 |  |  |  | 2 · 3 · 0 |  |"]
 
 
 def test_the_summary_names_what_is_not_met():

@@ -96,6 +96,7 @@ KINDS = {
     "reset_mid_body": Kind(WEB),
     "slow_headers": Kind(STEPS, options={"interval": 1.0}),
     "trickle": Kind(WEB, options={"interval": 1.0}),
+    "late": Kind(WEB, options={"seconds": 0.1}),
     "drop_after": Kind(WEB),
 }
 

@@ -238,7 +238,9 @@ class Connection:
             pause(self.socket, simulator.latency)
         if fault and KINDS[fault.name].answer is None:
             self._misdeliver(fault, answer)
-            return fault.name in {"changed_json", "slow_headers", "trickle", "truncated_json"}
+            return fault.name in {
+                *("changed_json", "late", "slow_headers", "trickle", "truncated_json")
+            }
         self._send(answer)
         return not request.wants_close
 
@@ -265,6 +267,9 @@ class Connection:
             return self.close(reset=True)
         if fault.name == "stall":
             return pause(self.socket, fault.options["seconds"])
+        if fault.name == "late":
+            pause(self.socket, fault.options["seconds"])
+            return self._send(answer)
         if fault.name == "changed_json":
             return self._send(answers.changed(answer, fault.options["changes"]))
         half = answer.body[: len(answer.body) // 2]

@@ -4,6 +4,7 @@ import contextlib
 import ssl
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -195,6 +196,19 @@ def test_slow_answer_beats_a_read_timeout_with_every_byte(garmin, http, fault, i
 
     assert answer.text.endswith("</html>")
     assert time.monotonic() - start > 3
+
+
+def test_late_answer_has_been_processed_long_before(garmin, ada, http):
+    _, token = issue_tokens(garmin)
+    garmin.fail("di_refresh", "late", seconds=1)
+
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(refresh, http, token)
+        wait_until(lambda: garmin.log[-1:] and garmin.log[-1]["fault"] == "late")
+        assert refresh(http, token).json()["error"] == "invalid_grant"
+        assert not late.done()
+
+    assert late.result().status_code == 200
 
 
 @pytest.mark.parametrize("fault", ["slow_headers", "trickle", "stall"])
