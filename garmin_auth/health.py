@@ -128,7 +128,11 @@ def _check(
     except GarminAuthError as exc:
         outcome, error = Outcome.UNKNOWN, exc
     except Exception as exc:  # A bug in the app or an engine says nothing about the session.
-        logger.exception("check_session failed user=%s", user.pk)
+        logger.exception(
+            "check_session failed user=%s",
+            user.pk,
+            extra={"event": "check_crashed", "user_pk": user.pk},
+        )
         outcome, error = Outcome.UNKNOWN, exc
     reason = reason_of(error, check=True) if outcome is Outcome.UNKNOWN else ""
     failing = False

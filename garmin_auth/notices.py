@@ -231,4 +231,9 @@ def _send(message: EmailMultiAlternatives, user: Any) -> None:
         message.send()
     except Exception as exc:  # noqa: BLE001
         # The mail backend may raise anything, and the exception's text may contain the address.
-        logger.error("mail_users failed user=%s error=%s", user.pk, type(exc).__name__)
+        logger.error(
+            "mail_users failed user=%s error=%s",
+            user.pk,
+            type(exc).__name__,
+            extra={"event": "mail_failed", "user_pk": user.pk, "error": type(exc).__name__},
+        )

@@ -30,7 +30,7 @@ from garmin_auth import checks, exceptions, signals
 from garmin_auth.conf import Settings
 from garmin_auth.health import Report
 from garmin_auth.login import import_session, start_login
-from garmin_auth.management.commands import check_garmin_sessions
+from garmin_auth.management.commands import _check_formats, check_garmin_sessions
 from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
 from garmin_auth.testing import GarminSimulator
 from garmin_auth.urls import urlpatterns
@@ -412,7 +412,8 @@ def test_every_sentence_that_is_explained_to_users_is_one_of_ours():
     "sentence", re.findall(r"^\| ([A-Z].{30,}?) \|", section("### `check_garmin_sessions`"), re.M)
 )
 def test_every_sentence_of_the_check_that_is_explained_is_one_of_ours(sentence):
-    source = " ".join(inspect.getsource(check_garmin_sessions).split()).replace('" "', "")
+    modules = (check_garmin_sessions, _check_formats)
+    source = " ".join(" ".join(map(inspect.getsource, modules)).split()).replace('" "', "")
     words = re.split(r" …|: …", sentence)[0].removeprefix("The run stopped early. ")
     assert plain(words) in plain(source)
 

@@ -34,7 +34,8 @@ START = """
 import django
 django.setup()
 import garmin_auth.accounts, garmin_auth.admin, garmin_auth.engines.base
-import garmin_auth.engines.verdicts, garmin_auth.health, garmin_auth.login, garmin_auth.notices
+import garmin_auth.engines.verdicts, garmin_auth.health, garmin_auth.login, garmin_auth.metrics
+import garmin_auth.notices
 import garmin_auth.rotation, garmin_auth.sessions, garmin_auth.tasks, garmin_auth.testing
 import garmin_auth.urls, garmin_auth.views
 from django.core.management import get_commands, load_command_class

@@ -23,6 +23,8 @@ LIBRARIES = {
     "urllib3": HTTP,
     "certifi": HTTP,
     "celery": ("garmin_auth.checking.celery_tasks",),
+    "django_tasks": ("garmin_auth.checking.django_tasks",),
+    "health_check": ("garmin_auth.health_checks",),
     "rest_framework": (),
     "kombu": ("garmin_auth.checking.celery_tasks",),
     "tqdm": (),
@@ -50,10 +52,12 @@ SERVICES = {
         "api",
         "checking",
         "health",
+        "health_checks",
         "limits",
         "login",
         "logins",
         "management",
+        "metrics",
         "notices",
         "rotation",
         "sessions",
@@ -186,7 +190,11 @@ def test_garth_itself_is_imported_by_one_module(imports):
 
 
 def test_what_loads_a_library_is_loaded_by_nothing_that_starts(imports):
-    heavy = {"garmin_auth.checking.celery_tasks"} | {
+    heavy = {
+        "garmin_auth.checking.celery_tasks",
+        "garmin_auth.checking.django_tasks",
+        "garmin_auth.health_checks",
+    } | {
         each.imported
         for each in imports
         if within(each.imported, ["garmin_auth.engines"])

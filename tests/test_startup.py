@@ -19,6 +19,8 @@ SLOW = (
     "urllib3",
     "celery",
     "kombu",
+    "django_tasks",
+    "health_check",
     "tqdm",
     "trustme",
     "oauthlib",

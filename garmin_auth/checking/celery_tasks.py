@@ -93,7 +93,12 @@ def check_stored_session(
         ``engine``.
     """
     if conf.FROZEN:
-        logger.info("The session of row %s was not checked. %s", pk, Frozen())
+        logger.info(
+            "The session of row %s was not checked. %s",
+            pk,
+            Frozen(),
+            extra={"event": "check_frozen", "row_pk": pk},
+        )
         return _skipped()
     state = _due(pk, enqueued_at)
     if state is None:
@@ -164,7 +169,7 @@ def enqueue_due_sessions(
         kombu.exceptions.OperationalError: the broker cannot be reached.
     """
     if conf.FROZEN:
-        logger.warning("No checks were enqueued. %s", Frozen())
+        logger.warning("No checks were enqueued. %s", Frozen(), extra={"event": "enqueue_frozen"})
         return 0
     if interrupted():
         return 0

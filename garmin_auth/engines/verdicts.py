@@ -262,7 +262,11 @@ def _is_impersonal(word: str) -> bool:
 def _action_required(word: str) -> ActionRequired:
     """Return the error that sends the user to Garmin, and log Garmin's wording for the operator."""
     word = reason(word, longest=LONGEST_WORD)
-    logger.warning("Garmin ended a login for an unknown reason: %s", word)
+    logger.warning(
+        "Garmin ended a login for an unknown reason: %s",
+        word,
+        extra={"event": "login_ended_by_garmin"},
+    )
     return ActionRequired(f"Garmin said {word!r}, which this app does not know.")
 
 

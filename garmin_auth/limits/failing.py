@@ -63,6 +63,7 @@ def report_if_too_long(user: Any, row: SessionRow, reason: str) -> bool:
                 row.engine,
                 row.domain,
                 f"{since:%Y-%m-%d %H:%M} UTC",
+                extra={"event": "outage", "engine": row.engine, "domain": row.domain},
             )
         return False
     if GarminAuthenticationState.objects.report_failing(row.pk, since):

@@ -47,6 +47,7 @@ def record_refused(pk: Any, engine: str, domain: str, refusal: SessionExpired) -
             refused,
             engine,
             refusal,
+            extra={"event": "mass_failure", "engine": engine, "domain": domain, "refused": refused},
         )
     raise MassFailure(f"Garmin refuses the tokens of {refused} users and accepts none.")
 

@@ -114,6 +114,7 @@ class SharedCache:
             "The cache %r cannot be used (%s). Cooldowns and throttles are not enforced.",
             conf.CACHE,
             type(exc).__qualname__,
+            extra={"event": "cache_failed", "error": type(exc).__qualname__},
         )
 
 

@@ -119,7 +119,12 @@ def _attend(
         _let_go()
     _note_failure(user, login_id, failure)
     if bug:  # Last, because a site's log handler may raise.
-        logger.error("A background login crashed, user=%s: %s", user.pk, bug)
+        logger.error(
+            "A background login crashed, user=%s: %s",
+            user.pk,
+            bug,
+            extra={"event": "login_crashed", "user_pk": user.pk},
+        )
 
 
 def _note_failure(user: Any, login_id: str, failure: GarminAuthError) -> None:
@@ -130,10 +135,20 @@ def _note_failure(user: Any, login_id: str, failure: GarminAuthError) -> None:
         write_again(note)
     except Exception as exc:  # noqa: BLE001
         # The page will say that the login was interrupted, which is close enough.
-        logger.error("A failed login was not saved, user=%s: %s", user.pk, background.describe(exc))
+        logger.error(
+            "A failed login was not saved, user=%s: %s",
+            user.pk,
+            background.describe(exc),
+            extra={"event": "login_failure_not_saved", "user_pk": user.pk},
+        )
     finally:
         _let_go()
-    logger.info("login_failed user=%s %s", user.pk, type(failure).__name__)
+    logger.info(
+        "login_failed user=%s %s",
+        user.pk,
+        type(failure).__name__,
+        extra={"event": "login_failed", "user_pk": user.pk, "error": type(failure).__name__},
+    )
 
 
 def _take_turn(user: Any, login_id: str, seconds: float) -> bool:
@@ -150,7 +165,16 @@ def _take_turn(user: Any, login_id: str, seconds: float) -> bool:
             ) is not False:
                 return bool(taken)
         except Error as exc:  # The next look may succeed.
-            logger.warning("Login turn failed, user=%s: %s", user.pk, type(exc).__name__)
+            logger.warning(
+                "Login turn failed, user=%s: %s",
+                user.pk,
+                type(exc).__name__,
+                extra={
+                    "event": "login_turn_failed",
+                    "user_pk": user.pk,
+                    "error": type(exc).__name__,
+                },
+            )
         finally:
             _let_go()
         time.sleep(TURN_POLL)
@@ -161,7 +185,16 @@ def _show_life(user: Any, login_id: str) -> None:
     try:
         GarminAuthenticationState.objects.keep_login(user.pk, login_id, LIFE)
     except Error as exc:  # The next heartbeat may succeed.
-        logger.warning("Login heartbeat failed, user=%s: %s", user.pk, type(exc).__name__)
+        logger.warning(
+            "Login heartbeat failed, user=%s: %s",
+            user.pk,
+            type(exc).__name__,
+            extra={
+                "event": "login_heartbeat_failed",
+                "user_pk": user.pk,
+                "error": type(exc).__name__,
+            },
+        )
     finally:
         _let_go()
 

@@ -57,4 +57,9 @@ def bookkeeping(what: str) -> Iterator[None]:
     try:
         yield
     except Error as exc:
-        logger.warning("Could not record %s: %s", what, type(exc).__qualname__)
+        logger.warning(
+            "Could not record %s: %s",
+            what,
+            type(exc).__qualname__,
+            extra={"event": "not_recorded", "error": type(exc).__qualname__},
+        )

@@ -113,5 +113,7 @@ def send_on_commit(signal: Signal, user: Any, **arguments: Any) -> None:
 
 
 def _send(signal: Signal, user: Any, arguments: dict[str, Any]) -> None:
-    logger.info("%s user=%s", NAMES[signal], user.pk)
+    logger.info(
+        "%s user=%s", NAMES[signal], user.pk, extra={"event": NAMES[signal], "user_pk": user.pk}
+    )
     signal.send_robust(GarminAuthenticationState, user=user, **arguments)

@@ -18,6 +18,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection, connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from garmin_auth import signals
 from garmin_auth.checking import celery_tasks as tasks
@@ -683,6 +684,17 @@ def test_the_command_says_it_in_json_too(people, queue, capsys):
     call_command("check_garmin_sessions", "--enqueue", "--format", "json")
 
     assert json.loads(capsys.readouterr().out) == {"enqueued": 1}
+
+
+def test_the_command_prints_how_many_it_enqueued_as_a_metric_too(queue, people, capsys):
+    people(2)
+
+    call_command("check_garmin_sessions", "--enqueue", "--format", "openmetrics")
+
+    families = {each.name: each for each in text_string_to_metric_families(capsys.readouterr().out)}
+    assert families["garmin_auth_check_enqueued_sessions"].samples[0].value == 2
+    assert "garmin_auth_connections" in families
+    assert len(queue()) == 2
 
 
 def test_the_command_enqueues_one_users_session_though_it_is_queued(people, queue, capsys):

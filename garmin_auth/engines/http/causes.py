@@ -54,7 +54,7 @@ def unanswered(error: BaseException, url: str, seconds: float | None = None) -> 
         error, url, seconds: as for ``explain``.
     """
     why = explain(error, url, seconds)
-    logger.warning("Garmin did not answer. %s", why)
+    logger.warning("Garmin did not answer. %s", why, extra={"event": "no_answer"})
     return GarminUnavailable(why)
 
 

@@ -1,11 +1,7 @@
-import argparse
-import json
 import random
-import re
 import sys
 import time
 from collections import Counter, defaultdict
-from datetime import timedelta
 
 from django.core.management import CommandError
 
@@ -19,6 +15,8 @@ from garmin_auth.limits.rate import sleep_until
 from garmin_auth.models import GarminAuthenticationState
 from garmin_auth.storage.retries import bookkeeping
 
+from ._check_arguments import duration, label, rate, workers
+from ._check_formats import FORMATS
 from ._running import LastingStream, QuietCommand, confirm, interruptions, positive
 from ._users import user_named
 
@@ -26,8 +24,6 @@ states = GarminAuthenticationState.objects
 EXIT_EXPIRED = 3
 EXIT_UNSURE = 4
 
-LONGEST = 3650 * 86_400  # seconds
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 STOPPED = {
     Stopped.RATE_LIMITED: "Garmin is rate limiting this site. Run it again later.",
     Stopped.MASS_FAILURE: (
@@ -39,8 +35,6 @@ STOPPED = {
     Stopped.SIGNAL: "It was interrupted. The next run continues where it stopped.",
     Stopped.FROZEN: "GARMIN_AUTH_FROZEN is True, so this site does not connect to Garmin.",
 }
-# More threads than this would wait for Python's lock (the GIL) rather than for Garmin.
-MAX_WORKERS = 256
 # The unknown ones that have been failing for a long time are named separately.
 FAILING = "failing"
 # Names printed on standard error, to keep the mail readable.
@@ -98,9 +92,16 @@ class Command(QuietCommand):
         )
         parser.add_argument(
             "--format",
-            choices=("text", "json"),
+            choices=tuple(FORMATS),
             default="text",
-            help="format of the report (default: text)",
+            help="format of the report (default: text); openmetrics is for Prometheus",
+        )
+        parser.add_argument(
+            "--label",
+            type=label,
+            action="append",
+            metavar="NAME=VALUE",
+            help="a label for all metrics of --format openmetrics, such as the name of the site",
         )
 
     def handle(
@@ -116,9 +117,12 @@ class Command(QuietCommand):
         enqueue,
         believe_refusals,
         format,
+        label,
         **options,
     ):
-        self.format = format
+        if label and format != "openmetrics":
+            raise CommandError("--label needs --format openmetrics.", returncode=2)
+        self.output = FORMATS[format](self.stdout.write, self.stderr.write, dict(label or ()))
         self.verbosity = options["verbosity"]
         # The counts and the first names by outcome. There may be too many results to keep them all.
         self.counts, self.unsaid = Counter(), Counter()
@@ -139,7 +143,7 @@ class Command(QuietCommand):
         person = user_named(user) if user is not None else None
         self.warn_of_unreadable_rows()
         if dry_run:
-            self.say_what_is_due(due_sessions(max_age, person), limit)
+            self.output.due(due_sessions(max_age, person)[:limit])
             return
         earlier = states.unreported() if person is None else states.unreported().filter(user=person)
         with interruptions() as interrupted:
@@ -147,7 +151,7 @@ class Command(QuietCommand):
                 wait = random.uniform(0, jitter.total_seconds())  # noqa: S311
                 sleep_until(time.monotonic() + wait, interrupted)
             if enqueue:
-                self.say_what_was_enqueued(enqueued(max_age, person, limit, interrupted))
+                self.output.enqueued(enqueued(max_age, person, limit, interrupted))
                 if interrupted():
                     self.stderr.write(f"The run stopped early. {STOPPED[Stopped.SIGNAL]}")
                     sys.exit(EXIT_UNSURE)
@@ -164,7 +168,7 @@ class Command(QuietCommand):
                     on_check=self.show,
                     interrupted=interrupted,
                 )
-        self.print_report(report)
+        self.output.report(report)
         self.complain(report)
         self.note_who_was_named()
         if code := exit_code(report):
@@ -172,11 +176,7 @@ class Command(QuietCommand):
 
     def stop_frozen(self, *, dry_run, enqueue):
         """Say that the site is frozen, and exit, before anything is read or asked."""
-        if self.format == "json":
-            report = {"enqueued": 0} if enqueue else Report(stopped=Stopped.FROZEN).as_dict()
-            if dry_run:
-                report |= {"dry_run": True, "due": 0}
-            self.stdout.write(json.dumps(report))
+        self.output.frozen(dry_run=dry_run, enqueue=enqueue)
         self.stderr.write(f"The run stopped early. {STOPPED[Stopped.FROZEN]}")
         sys.exit(EXIT_UNSURE)
 
@@ -188,36 +188,12 @@ class Command(QuietCommand):
         for message in check_stored_engines(None, databases=databases):
             self.stderr.write(self.style.WARNING(f"{message.msg} {message.hint}"))
 
-    def say_what_is_due(self, rows, limit):
-        rows = rows[:limit] if limit else rows
-        if self.format == "json":
-            due = rows.count()
-            self.stdout.write(json.dumps({**Report().as_dict(), "dry_run": True, "due": due}))
-            return
-        due = 0
-        for state in rows.iterator(chunk_size=500):
-            due += 1
-            when = state.last_checked_at
-            when = f"last checked {when:%Y-%m-%d %H:%M} UTC" if when else "never checked"
-            self.stdout.write(f"would check {state.user.get_username()} ({when})")
-        self.stdout.write(
-            f"{due} session{'' if due == 1 else 's'} would be checked. Nothing was done."
-        )
-
-    def say_what_was_enqueued(self, number):
-        if self.format == "json":
-            self.stdout.write(json.dumps({"enqueued": number}))
-            return
-        self.stdout.write(
-            f"Enqueued {number} check{'' if number == 1 else 's'} of Garmin sessions for Celery."
-        )
-
     def progress(self, rows, limit):
         """Return tqdm's progress bar, which is invisible unless standard error is a terminal."""
         from tqdm import tqdm
 
         total, self.bar_stream = 0, LastingStream(sys.stderr)
-        if visible := self.bar_stream.isatty() and self.format == "text" and self.verbosity:
+        if visible := self.bar_stream.isatty() and self.output.names_users and self.verbosity:
             total = rows.count() if limit is None else min(limit, rows.count())
         # dynamic_ncols, because terminals can be resized. No leave, because the report follows.
         return tqdm(
@@ -245,7 +221,7 @@ class Command(QuietCommand):
             self.ended.append(check.user.pk)
             with bookkeeping("that the end of a session is unreported"):
                 states.mark_unreported([check.user.pk])
-        if self.format == "json" or (self.verbosity < 2 and check.outcome is Outcome.ACTIVE):
+        if not self.output.names_users or (self.verbosity < 2 and check.outcome is Outcome.ACTIVE):
             return
         style = {
             Outcome.ACTIVE: self.style.SUCCESS,
@@ -286,32 +262,12 @@ class Command(QuietCommand):
         self.stdout.flush()
         self.stderr.flush()
         named = self.ended
-        if self.stdout.broken or self.format == "json":
+        if self.stdout.broken or not self.output.names_users:
             # Standard error has the first names only.
             named = [] if self.stderr.broken else self.ended[:MAX_NAMES]
         if named:
             with bookkeeping("that the end of a session is reported"):
                 states.mark_reported(named)
-
-    def print_report(self, report: Report):
-        if self.format == "json":
-            self.stdout.write(json.dumps(report.as_dict()))
-            return
-        counts = ", ".join(
-            f"{value} {name}"
-            for name, value in report.as_dict().items()
-            if name in ("expired", "unknown", "unreadable", "failing", "skipped") and value
-        )
-        self.stdout.write(
-            f"Checked {report.checked} Garmin session{'' if report.checked == 1 else 's'} in "
-            f"{report.duration_s:.1f} s ({report.rate:.1f}/s): "
-            f"{report.active} active ({report.refreshed} refreshed)"
-            f"{', ' + counts if counts else ''}."
-        )
-        if len(report.engines) > 1:
-            for engine, counts in report.as_dict()["engines"].items():
-                said = [f"{value} {name}" for name, value in counts.items() if value]
-                self.stdout.write(f"  {engine}: {', '.join(said)}")
 
     def complain(self, report: Report):
         """Write what needs attention to standard error, which cron mails."""
@@ -410,34 +366,3 @@ def exit_code(report: Report) -> int:
     if report.stopped or report.unknown or report.elsewhere:
         return EXIT_UNSURE
     return EXIT_EXPIRED if report.expired else 0
-
-
-def duration(text: str) -> timedelta:
-    """Parse ``--max-age`` and ``--jitter``: seconds, or a number with s, m, h or d."""
-    match = re.fullmatch(r"(\d{1,9})([smhd]?)", text.strip(), re.ASCII)
-    if not match:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a time: write seconds, or a number with s, m, h or d, such as 12h"
-        )
-    seconds = int(match[1]) * UNITS[match[2]]
-    if seconds > LONGEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than {LONGEST // UNITS['d']} days")
-    return timedelta(seconds=seconds)
-
-
-def workers(text: str) -> int:
-    """Parse ``--workers``."""
-    number = positive(text)
-    if number > MAX_WORKERS:
-        raise argparse.ArgumentTypeError(f"{text} is too many: at most {MAX_WORKERS} are allowed")
-    return number
-
-
-def rate(text: str) -> float:
-    """Parse ``--rate``: checks a second, or a number with /s, /m or /h."""
-    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)(?:/([smh]))?", text.strip(), re.ASCII)
-    if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a rate: write checks a second, such as 5 or 0.5, or 5/s, 90/m, 600/h"
-        )
-    return float(match[1]) / UNITS[match[2] or ""]
