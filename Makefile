@@ -9,7 +9,7 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 READY := $(VENV)/.ready-$(VERSION)
 
-.PHONY: help setup demo test quick check docs messages soak bench clean
+.PHONY: help setup demo test quick check docs messages soak bench mutants clean
 
 help:
 	@echo "make demo    the whole story against a simulated Garmin, then a site to look at"
@@ -22,6 +22,8 @@ help:
 	@echo "make quick   the tests that need no process of their own and no browser, on SQLite: a minute"
 	@echo "make soak    the long proofs: kills, random interleavings, fuzzing; some minutes"
 	@echo "make bench   the benchmarks, into benchmarks/RESULTS.md (ARGS=NAME for one of them)"
+	@echo "make mutants  which changes of the core no test notices; hours, so name modules:"
+	@echo "             ARGS='limits/throttle sessions --sample 40'"
 	@echo "make check   style, types, migrations, settings, the docs, the wheel"
 	@echo "make docs    the documentation's site, in build/docs"
 	@echo "make messages  the catalogs of the translations, after a change of words"
@@ -81,6 +83,11 @@ soak: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+# In copies in build/mutants. The tool comes with its own extra: nothing else needs it.
+mutants: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo.sqlite3*

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from garmin_auth import signals
 from garmin_auth.accounts import account_of
+from garmin_auth.engines.base import Challenge
 from garmin_auth.exceptions import (
     ChallengeExpired,
     GarminUnavailable,
@@ -24,6 +25,7 @@ from garmin_auth.login import (
     start_login,
     submit_mfa,
 )
+from garmin_auth.logins.pending import load, wrong_code
 from garmin_auth.logins.records import to_record
 from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
 from tests.conftest import EMAIL, PASSWORD, raw_row, state_of
@@ -32,10 +34,10 @@ pytestmark = pytest.mark.every_database
 WRONG = "000000"
 
 
-def submit_wrong(user):
+def submit_wrong(user, error=InvalidMFACode):
     try:
         submit_mfa(user, WRONG)
-    except InvalidMFACode:
+    except error:
         pass
     finally:
         connections.close_all()
@@ -151,6 +153,25 @@ def test_the_attempt_is_counted_before_garmin_is_asked(user, pending, hold):
     waiting.join()
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("attempts", [1, 5])
+def test_the_end_of_a_login_is_not_the_end_of_the_next(
+    user, pending, garmin, hold, settings, attempts
+):
+    settings.GARMIN_AUTH_MFA_MAX_ATTEMPTS = attempts
+    if attempts > 1:
+        garmin.expire_mfa(EMAIL)
+    held = hold("verify_code")
+    waiting = threading.Thread(target=submit_wrong, args=(user, ChallengeExpired))
+    waiting.start()
+    held.wait()
+    start_login(user, EMAIL, PASSWORD)
+    held.release()
+    waiting.join()
+
+    assert pending_login(user).attempts_left == attempts
+
+
 def test_a_fault_keeps_the_login(user, pending, garmin):
     code = garmin.mfa_code(EMAIL)
     garmin.fail("verify_code", "status", status=503)
@@ -253,6 +274,28 @@ def test_a_cancelled_login_takes_no_code(user, pending, garmin):
 
     with pytest.raises(ChallengeExpired):
         submit_mfa(user, garmin.mfa_code(EMAIL))
+
+
+def test_another_process_reads_the_pending_login(user, mfa_account):
+    required = start_login(user, EMAIL, PASSWORD)
+    found = pending_login(user)
+
+    assert found == required
+    assert found.sent_to
+    assert (found.engine, found.domain) == (required.engine, required.domain)
+    assert (found.engine, found.domain) == ("garth", "garmin.com")
+
+
+def test_what_a_wrong_code_changes_is_stored(user, pending):
+    stored = load(user)
+    changed = stored.changed_by(Challenge("new state", sent_to="a***@example.com"))
+    record = json.loads(changed.decrypt())
+    assert (record["state"], record["sent_to"]) == ("new state", "a***@example.com")
+    unchanged = json.loads(stored.changed_by(Challenge("new state", "")).decrypt())
+    assert unchanged["sent_to"] == stored.record["sent_to"]
+
+    cancel_mfa(user)
+    assert wrong_code(user, stored.pk, stored.started_at).reason == "gone"
 
 
 def test_cancelling_nothing_says_so(user):

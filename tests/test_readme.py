@@ -1,5 +1,6 @@
 """What the README says is compared with the code; tests/test_docs.py runs its blocks."""
 
+import json
 import re
 import subprocess
 import sys
@@ -7,6 +8,9 @@ import sys
 import pytest
 from django.core.management import call_command
 
+from benchmarks import race
+from benchmarks.__main__ import DATA
+from benchmarks.figures import Figure
 from tests.conftest import BUILT_IN, ROOT
 from tests.test_tutorial import environment
 
@@ -35,7 +39,14 @@ def test_every_page_of_the_docs_is_linked_to():
 
 
 def test_a_newcomer_can_read_it_in_a_few_minutes():
-    assert len(README.splitlines()) < 260
+    assert len(README.splitlines()) < 280
+
+
+def test_the_comparison_is_what_was_measured():
+    measured = json.loads(DATA.read_text())["benchmarks"]["race"]["postgresql"]
+
+    assert race.table(Figure(**figure) for figure in measured["figures"]) in README
+    assert f"rounds on {measured['date'][:10]}" in README
 
 
 # The install, in a bare project

@@ -22,6 +22,7 @@ from garmin_auth.limits import cooldown
 from garmin_auth.login import (
     Connected,
     MFARequired,
+    begin_login,
     import_session,
     start_login,
     submit_mfa,
@@ -96,6 +97,8 @@ def test_the_first_domain_is_the_default(user, garmin, settings, chinese):
         start_login(user, EMAIL, PASSWORD)
     settings.GARMIN_AUTH_DOMAIN = [CN, COM]
     assert isinstance(start_login(user, EMAIL, PASSWORD), MFARequired)
+    with pytest.raises(InvalidCredentials):
+        begin_login(user, EMAIL, PASSWORD, domain=COM)
 
 
 @pytest.mark.parametrize("domain", ["garmin.example", CN])

@@ -1,9 +1,12 @@
 import base64
 import io
 import json
+import threading
+from datetime import timedelta
 
 import pytest
-from django.db import transaction
+from django.db import connections, transaction
+from django.utils import timezone
 
 from garmin_auth import signals
 from garmin_auth.engines import get_engine
@@ -23,6 +26,7 @@ from tests.rows import damage
 
 pytestmark = pytest.mark.every_database
 PROFILE = "/userprofile-service/socialProfile"
+YEAR = timedelta(days=365)
 
 
 def test_a_stored_session_opens(user, connect):
@@ -111,6 +115,47 @@ def test_the_keys_are_derived_once(user, connect, monkeypatch):
     monkeypatch.setattr("fernet_fields.hkdf.derive_fernet_key", derive)
     with garmin_client(user) as client:
         client.connectapi(PROFILE)
+
+
+def test_a_long_block_refreshes_more_than_once(user, connect, garmin, monkeypatch):
+    monkeypatch.setattr("garmin_auth.sessions.REFRESH_EVERY", 0)
+    before = connect(user).session_version
+
+    with garmin_client(user) as client:
+        for _ in range(3):
+            garmin.expire_access_tokens(EMAIL)
+            assert client.connectapi(PROFILE)["userName"] == EMAIL
+
+    assert garmin.counts["exchange"] == 3
+    assert state_of(user).session_version == before + 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_garmin_issued_restores_a_session_that_was_cleared_meanwhile(user, connect, hold):
+    """Its holder slept for longer than its lease, and who took over was refused twice."""
+    before, ends_at, used = connect(user, access_expired=True), timezone.now() + YEAR, []
+    states = GarminAuthenticationState.objects
+    states.update(session_ends_at=ends_at)
+    held = hold("exchange")
+
+    def use():
+        with garmin_client(user) as client:
+            used.append(client.connectapi(PROFILE)["userName"])
+        connections.close_all()
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    held.wait()
+    assert states.end_session(before.pk, before.session_version, EndedReason.EXPIRED)
+    held.release()
+    thread.join()
+
+    after = state_of(user)
+    assert used == [after.account_name.decrypt()] == [EMAIL]
+    assert after.connected_at == before.connected_at
+    assert (after.session_ends_at, after.session_version) == (ends_at, before.session_version + 2)
+    assert (after.ended_reason, after.status) == ("", Status.ACTIVE)
+    assert after.last_validated is not None
 
 
 def test_an_expired_access_token_is_refreshed_and_stored_at_once(user, connect, garmin):

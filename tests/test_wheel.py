@@ -5,7 +5,9 @@ import re
 import socket
 import subprocess
 import sys
+import zipfile
 from contextlib import ExitStack
+from importlib import metadata
 
 import pytest
 import requests
@@ -116,6 +118,15 @@ def manage(project, garmin):
 
 def test_the_wheel_holds_what_is_listed_and_nothing_else(wheel):
     assert contents(wheel) == LIST.read_text().split()
+
+
+def test_links_on_the_page_at_pypi_lead_to_a_site_or_within_it(wheel):
+    (info,) = (path for path in zipfile.Path(wheel).iterdir() if path.name.endswith(".dist-info"))
+    page = metadata.PathDistribution(info).metadata["Description"] or ""
+
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    assert len(links) > 20
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
 
 
 def test_a_site_of_its_own_connects_finishes_mfa_and_syncs_in_three_processes(

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 
 import pytest
+from requests import Response
 from requests.structures import CaseInsensitiveDict
 
 from garmin_auth.engines.verdicts import (
@@ -14,10 +15,15 @@ from garmin_auth.engines.verdicts import (
     disguised_limit,
     exchange_error,
     judge_code,
+    judge_login,
     judge_page,
     judge_sso,
+    judge_widget_code,
+    key_error,
     login_exchange_error,
     title_rejection,
+    token_error,
+    where_sent,
 )
 from garmin_auth.exceptions import (
     AccountLocked,
@@ -169,6 +175,7 @@ def test_an_expired_code_is_said_to_be_expired():
         (answer(200, "<html></html>", HTML), type(None)),
         (answer(200, "", HTML), type(None)),
         (answer(204, "", HTML), type(None)),
+        (answer(300, "", HTML), GarminUnavailable),
         (answer(302, "", HTML), GarminUnavailable),
         (answer(403, "", HTML), GarminUnavailable),
         (answer(404, "", HTML), GarminUnavailable),
@@ -216,6 +223,52 @@ def test_verdicts_on_the_exchange_of_a_login(given, expected):
     assert type(login_exchange_error(given, "HTTPError")) is expected
 
 
+INVALID_GRANT = '{"error": "invalid_grant"}'
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        *EXCHANGES,
+        (answer(400, INVALID_GRANT), SessionExpired),
+        (answer(401, INVALID_GRANT), GarminUnavailable),
+        (answer(400, '{"error": "invalid_request"}'), GarminUnavailable),
+        (answer(400, '["invalid_grant"]'), GarminUnavailable),
+    ],
+)
+def test_verdicts_on_a_refresh_token(given, expected):
+    assert type(token_error(given, "HTTPError")) is expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        *LIMITS[:5],
+        (answer(401, "", JSON), SessionExpired),
+        (answer(401, "no", TEXT), SessionExpired),
+        (answer(401, "", HTML), GarminUnavailable),
+        (answer(401, " <html>", TEXT), GarminUnavailable),
+        (answer(400, "", JSON), GarminUnavailable),
+        (answer(403, "", JSON), GarminUnavailable),
+    ],
+)
+def test_verdicts_on_a_key(given, expected):
+    assert type(key_error(given)) is expected
+
+
+def test_an_uncertain_verdict_tells_the_operator_what_came():
+    for verdict in (exchange_error, login_exchange_error, token_error):
+        told = str(verdict(answer(503, "", HTML), "HTTPError"))
+        assert told == (
+            "Garmin answered 503 with text/html, which says nothing certain (HTTPError)."
+        )
+        assert str(verdict(None, "ReadTimeout")).endswith("got no answer: ReadTimeout.")
+    nameless = Answer(503, CaseInsensitiveDict(), "")
+    assert str(key_error(nameless)) == (
+        "Garmin answered 503 with no content type, which says nothing certain."
+    )
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "expected"),
     [
@@ -225,6 +278,7 @@ def test_verdicts_on_the_exchange_of_a_login(given, expected):
         (204, "", type(None)),
         (200, "application/zip", type(None)),
         (200, HTML, GarminUnavailable),
+        (300, JSON, GarminUnavailable),
         (302, HTML, GarminUnavailable),
         (304, "", GarminUnavailable),
         (400, JSON, GarminRequestError),
@@ -261,7 +315,10 @@ def test_an_empty_answer_is_no_page_of_cloudflares(kind):
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 499])
 def test_a_request_error_tells_its_status(status):
-    assert api_error(status, CaseInsensitiveDict()).status == status
+    error = api_error(status, CaseInsensitiveDict(), "bad date; sent abc123", bearer="abc123")
+
+    assert (error.status, error.body) == (status, "bad date; sent [redacted]")
+    assert api_error(status, CaseInsensitiveDict()).body == ""
 
 
 @pytest.mark.parametrize(
@@ -273,7 +330,11 @@ def test_other_json_is_no_disguised_limit(content):
     assert disguised_limit(content) is None
 
 
-HOUR = 3600
+def test_a_disguised_limit_names_no_time():
+    assert disguised_limit(json.loads(DISGUISED)).retry_after is None
+
+
+HOUR, MINUTES = 3600, timedelta(seconds=600)
 
 
 @pytest.mark.parametrize(
@@ -309,10 +370,11 @@ def test_retry_after(value, seconds):
     assert exchange_error(answer(429, "", HTML, **headers), "").retry_after == seconds
 
 
-@pytest.mark.parametrize("hours", [0, 9, -8])
+@pytest.mark.parametrize("hours", [0, 9, -8, None])
 def test_retry_after_as_a_date(hours):
-    zone = timezone(timedelta(hours=hours))
-    when = format_datetime(datetime.now(zone) + timedelta(seconds=600))
+    now = datetime.now(timezone(timedelta(hours=hours or 0)))
+    # A date in "-0000" has no zone to Python, and is in UTC.
+    when = format_datetime((now if hours is not None else now.replace(tzinfo=None)) + MINUTES)
 
     seconds = exchange_error(answer(429, "", HTML, Retry_After=when), "").retry_after
 
@@ -381,6 +443,68 @@ def test_verdicts_on_the_title_of_a_page(title, expected):
     assert type(title_rejection(title)) is expected
 
 
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        (answer(200, "<title>Success</title>", HTML), "Success"),
+        (answer(429, "<title>Success</title>", HTML), RateLimited),
+        (answer(500, "<title>Success</title>", HTML), GarminUnavailable),
+        (answer(200, '<title>Sign in</title><input name="mfa-code">', HTML), CodeRefused),
+        (answer(200, "<script>var mfaMethod = 1</script>", HTML), CodeRefused),
+        (answer(200, "<title>Invalid code</title>", HTML), CodeRefused),
+        (answer(200, "<title>Account Locked</title>", HTML), AccountLocked),
+        (answer(200, "<title>Terms of Use</title>", HTML), ActionRequired),
+        (answer(200, "<title>Just a moment...</title>", HTML), GarminUnavailable),
+        (answer(200, "", HTML), GarminUnavailable),
+    ],
+)
+def test_verdicts_on_the_page_after_a_code(page, expected):
+    verdict = outcome(judge_widget_code, page)
+
+    assert expected in (verdict, type(verdict))
+
+
+def test_no_code_can_be_wrong_in_a_login():
+    refused = sso("X", "codeEntryInvalid", 409)
+
+    assert str(outcome(judge_login, refused)).startswith("Garmin answered 409 with")
+    assert judge_login(sso("SUCCESSFUL", serviceTicketId="ST-1"))["serviceTicketId"] == "ST-1"
+
+
+@pytest.mark.parametrize(
+    ("info", "place"),
+    [
+        ({"mfaLastMethodUsed": "email", "email": "a*@b", "phoneNumber": "*1"}, "a*@b"),
+        ({"mfaLastMethodUsed": "phone", "email": "a*@b", "phoneNumber": "*1"}, "*1"),
+        ({"mfaLastMethodUsed": "sms", "phoneNumber": "*1"}, "*1"),
+        ({"mfaLastMethodUsed": None, "email": "a*@b"}, "a*@b"),
+        ({"email": "a*@b"}, "a*@b"),
+        ({"mfaLastMethodUsed": "authenticator", "email": "a*@b"}, ""),
+        ({"mfaLastMethodUsed": ["sms"], "phoneNumber": "*1"}, ""),
+        ({"mfaLastMethodUsed": "email", "email": 5}, ""),
+        ({}, ""),
+        ("email", ""),
+    ],
+)
+def test_where_a_code_was_sent(info, place):
+    assert where_sent({"customerMfaInfo": info}) == place
+
+
+@pytest.mark.parametrize("content", [None, [], {}])
+def test_where_a_code_was_sent_may_be_unknown(content):
+    assert where_sent(content) == ""
+
+
+def test_an_answer_is_made_of_a_response():
+    response = Response()
+    response.status_code, response._content = 404, b"nothing"
+    response.headers["Content-Type"] = HTML
+
+    given = Answer.of(response)
+
+    assert (given.status, given.text, given.is_html) == (404, "nothing", True)
+
+
 def test_an_answer_does_not_show_its_body():
     assert "secret" not in repr(answer(200, "secret", "secret", x="secret"))
 
@@ -398,8 +522,10 @@ def test_a_clock_that_is_off_is_named(minutes, word):
 
 @pytest.mark.parametrize("date", ["", "yesterday", "Wed, 99 Foo 2026 99:99:99 GMT"])
 def test_a_date_that_is_none_says_nothing_of_the_clock(date):
-    assert "clock" not in dead_at(date)
+    assert dead_at(date) == "Garmin refused the session's token at the exchange."
 
 
 def test_a_right_clock_is_not_mentioned():
-    assert "clock" not in dead_at(format_datetime(datetime.now(UTC), usegmt=True))
+    told = dead_at(format_datetime(datetime.now(UTC), usegmt=True))
+
+    assert told == "Garmin refused the session's token at the exchange."

@@ -5,10 +5,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import time_machine
 from django.core.cache import cache
 from django.core.cache.backends.locmem import LocMemCache
 from django.db import connections
 
+from garmin_auth.engines.secret import Secret
 from garmin_auth.exceptions import (
     GarminUnavailable,
     RateLimited,
@@ -129,6 +131,51 @@ def test_pauses_grow_up_to_the_longest():
         cache.set(key, (0, length))  # It is over.
 
     assert lengths == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+
+
+def test_the_length_of_a_pause_is_remembered_for_two_hours():
+    scope = cooldown.site_scope("garmin.com")
+    with time_machine.travel(0, tick=False) as clock:
+        cooldown.start(scope, None)
+        clock.shift(cooldown.FIRST + 2 * cooldown.LONGEST - 1)
+        cooldown.start(scope, None)
+        assert cooldown.seconds_left(scope) == 2 * cooldown.FIRST
+
+        clock.shift(2 * cooldown.FIRST + 2 * cooldown.LONGEST + 1)
+        cooldown.start(scope, None)
+        assert cooldown.seconds_left(scope) == cooldown.FIRST
+
+
+def test_that_there_is_no_pause_is_read_once_a_second(settings):
+    settings.CACHES = {"default": {"BACKEND": f"{__name__}.CountingCache"}}
+    CountingCache.reads = 0
+    for _ in range(3):
+        assert cooldown.seconds_left("scope") == 0
+    assert CountingCache.reads == 1
+
+    cooldown.nothing_seen["scope"] -= cooldown.SEEN_FOR
+    assert cooldown.seconds_left("scope") == 0
+    assert CountingCache.reads == 2
+
+
+class CountingCache(LocMemCache):
+    reads = 0
+
+    def get(self, *args, **kwargs):
+        CountingCache.reads += 1
+        return super().get(*args, **kwargs)
+
+
+def test_a_session_that_is_limited_by_its_own_credential_has_its_own_scope():
+    class Engine:
+        domain = "garmin.cn"
+
+        def rate_limited_by(self, session_data):
+            return Secret(session_data) if session_data else None
+
+    assert cooldown.session_scope(Engine(), "") == "site-garmin.cn"
+    mine, others = (cooldown.session_scope(Engine(), key) for key in ("mine", "others"))
+    assert mine == cooldown.credential_scope(Secret("mine")) != others
 
 
 def test_calls_that_were_under_way_do_not_make_a_pause_longer():

@@ -1,13 +1,21 @@
 """When many are refused and nobody is accepted, no session is cleared."""
 
+import contextlib
 import json
 import os
+from datetime import UTC, datetime
 
 import pytest
+import time_machine
 from django.db import connections
+from django.utils import timezone
 
+from garmin_auth.exceptions import MassFailure, SessionExpired
 from garmin_auth.health import check_session
+from garmin_auth.limits import mass_failure
+from garmin_auth.login import start_login
 from garmin_auth.models import GarminAuthenticationState
+from tests.conftest import EMAIL, PASSWORD, state_of
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_database]
 states = GarminAuthenticationState.objects
@@ -57,6 +65,54 @@ def test_an_accepted_exchange_of_anybody_heals_it(stale, garmin):
     assert check_session(users[3]).outcome == "active"
 
     assert check_session(users[2]).outcome == "expired"
+
+
+def test_a_login_that_garmin_accepts_heals_it(stale, user, account):
+    stale(3)
+    states.update(refused_at=timezone.now())
+    assert mass_failure.under_way()
+
+    start_login(user, EMAIL, PASSWORD)
+
+    assert not mass_failure.under_way()
+
+
+def test_the_next_mass_failure_is_an_alarm_again(stale, caplog):
+    users, refusal = stale(3), SessionExpired("refused")
+    for _ in range(2):
+        for user in users[:2]:
+            mass_failure.record_refused(state_of(user).pk, "garth", "garmin.com", refusal)
+        assert mass_failure.under_way() == {}
+        for _ in range(2):
+            with pytest.raises(MassFailure, match="3 users"):
+                mass_failure.record_refused(state_of(users[2]).pk, "garth", "garmin.com", refusal)
+        assert mass_failure.under_way() == {("garth", "garmin.com"): 3}
+        mass_failure.record_accepted("garth", "garmin.com")
+
+    alarms = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(alarms) == 2
+    assert "refused the tokens of 3 users of the engine garth" in alarms[0].getMessage()
+
+
+def test_each_service_has_its_own_alarm_and_repeats_it_each_hour(stale, caplog):
+    users, refusal = stale(3), SessionExpired("refused")
+
+    def refuse(engine, domain, alarms):
+        caplog.clear()
+        states.update(engine=engine, domain=domain)
+        for user in users:
+            with contextlib.suppress(MassFailure):
+                mass_failure.record_refused(state_of(user).pk, engine, domain, refusal)
+        assert len(caplog.records) == alarms
+
+    with time_machine.travel(datetime.now(UTC), tick=False) as clock:
+        for engine in ("garth", "garminconnect"):
+            for domain in ("garmin.com", "garmin.cn"):
+                refuse(engine, domain, alarms=1)
+        clock.shift(mass_failure.QUIET - 1)
+        refuse("garth", "garmin.com", alarms=0)
+        clock.shift(2)
+        refuse("garth", "garmin.com", alarms=1)
 
 
 def test_an_ordinary_api_success_heals_nothing(stale, connect, garmin, other_user):

@@ -276,3 +276,12 @@ def test_the_cache_knows_no_password(user, mfa_account, garmin, cached):
     submit_mfa(user, code, idempotency_key="form")
 
     assert [text for text in cached() if PASSWORD in text or EMAIL in text or code in text] == []
+
+
+def test_an_earlier_connection_is_not_the_result_of_a_cancelled_login(user, connect, garmin):
+    connect(user)
+    garmin.add_account("mfa@example.com", PASSWORD, mfa=True)
+    for _ in range(2):
+        result = start_login(user, "mfa@example.com", PASSWORD, idempotency_key="one form")
+        assert isinstance(result, MFARequired)
+        assert cancel_mfa(user)

@@ -4,11 +4,12 @@ import io
 import logging
 
 import pytest
+import time_machine
 from django.core.cache import caches
 from django.core.management import call_command
 
 from garmin_auth.health import check_sessions
-from garmin_auth.limits.shared_cache import shared_cache
+from garmin_auth.limits.shared_cache import SharedCache, shared_cache
 from garmin_auth.login import Connected, MFARequired, start_login, submit_mfa
 from garmin_auth.sessions import garmin_client
 from tests.conftest import EMAIL, PASSWORD, state_of
@@ -109,3 +110,28 @@ def test_it_is_logged_once_and_without_the_caches_password(no_cache, user, conne
 
     (record,) = [record for record in caplog.records if "cache" in record.getMessage()]
     assert "a-password" not in record.getMessage()
+
+
+def test_a_cache_that_can_be_reached_does_what_djangos_does():
+    cache = SharedCache()
+    with time_machine.travel(0, tick=False) as clock:
+        cache.set("set", 1, 10)
+        assert (cache.add("set", 9, 10), cache.add("added", "new", 10)) == (False, True)
+        assert (cache.increment("set", 2), cache.increment("set", -2)) == (3, 1)
+        assert cache.increment("nothing", 1) is None
+        assert [cache.get(key, "else") for key in ("set", "added", "nothing")] == [1, "new", "else"]
+        cache.touch("set", 100)
+        cache.set("also", 1, 10)
+        clock.shift(50)
+        assert [cache.get(key) for key in ("set", "added", "also")] == [1, None, None]
+        cache.delete("set")
+        assert cache.get("set") is None
+    assert cache.failures == 0
+
+
+def test_a_cache_that_cannot_be_reached_gives_what_is_asked_for(settings):
+    settings.CACHES = {"default": {"BACKEND": "tests.limits.test_cooldown.BrokenCache"}}
+    cache = SharedCache()
+
+    assert cache.get("key", "else") == "else"
+    assert cache.failures == 1

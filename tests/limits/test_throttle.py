@@ -1,6 +1,8 @@
 """How often a login may be tried."""
 
 import pytest
+import time_machine
+from django.core.cache.backends.locmem import LocMemCache
 
 from garmin_auth.exceptions import (
     GarminUnavailable,
@@ -16,6 +18,15 @@ from tests.waiting import wait_for_logins
 pytestmark = pytest.mark.django_db
 
 
+class ForgetfulCache(LocMemCache):
+    """Its incr() and decr() reset a key's timeout to the default, as some backends' do."""
+
+    def incr(self, key, delta=1, version=None):
+        value = super().incr(key, delta, version)
+        self.touch(key, version=version)
+        return value
+
+
 def fail_to_log_in(user, times):
     for _ in range(times):
         with pytest.raises(InvalidCredentials):
@@ -29,7 +40,29 @@ def test_wrong_passwords_are_throttled(user, account, garmin):
         start_login(user, EMAIL, PASSWORD)
 
     assert "tried to sign in too many times" in caught.value.user_message
+    assert throttle.USER_WINDOW - 60 < caught.value.retry_after <= throttle.USER_WINDOW
     assert garmin.counts["login"] == throttle.USER_LIMIT
+
+
+def test_a_window_begins_with_its_first_login_and_ends_in_time(user, settings):
+    settings.CACHES = {"default": {"BACKEND": "tests.limits.test_throttle.ForgetfulCache"}}
+    with time_machine.travel(0, tick=False) as clock:
+        throttle.count_login(user, "account")
+        clock.shift(throttle.USER_WINDOW + 1)
+        for _ in range(throttle.USER_LIMIT):
+            throttle.give_back(throttle.count_login(user, "account"))
+            throttle.count_login(user, "account")
+        clock.shift(throttle.USER_WINDOW - 10)
+        with pytest.raises(LoginThrottled) as caught:
+            throttle.count_login(user, "account")
+        assert caught.value.retry_after == 10
+        clock.shift(9.5)
+        with pytest.raises(LoginThrottled) as caught:
+            throttle.count_login(user, "account")
+        assert caught.value.retry_after == 1
+        clock.shift(1.5)
+
+        throttle.count_login(user, "account")
 
 
 def test_nobody_is_locked_out_by_somebody_who_types_his_address(user, other_user, account):
@@ -147,6 +180,19 @@ def test_a_client_who_tries_with_many_users_is_stopped(
 
     assert garmin.counts["login"] == 3
     assert start_login(other_user, EMAIL, PASSWORD, client_address="192.0.2.2") == Connected()
+
+
+def test_the_site_says_what_a_clients_address_is(settings, rf):
+    request = rf.get("/", HTTP_X_REAL_IP="192.0.2.1")
+    assert throttle.address_of(request) == ""
+
+    settings.GARMIN_AUTH_CLIENT_ADDRESS = f"{__name__}.real_address"
+    assert throttle.address_of(request) == "192.0.2.1"
+    assert throttle.address_of(rf.get("/")) == ""
+
+
+def real_address(request):
+    return request.headers.get("X-Real-IP")
 
 
 def test_without_an_address_no_client_is_counted(user, other_user, account, monkeypatch):

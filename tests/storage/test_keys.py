@@ -2,7 +2,14 @@ import pytest
 from cryptography.fernet import Fernet
 
 from garmin_auth.models import GarminAuthenticationState
-from garmin_auth.storage.keys import key_of, unreadable
+from garmin_auth.storage.keys import (
+    decrypt,
+    encrypt,
+    key_of,
+    number_of_keys,
+    under_first_key,
+    unreadable,
+)
 from tests.conftest import raw_row, state_of
 from tests.rows import damage, store
 
@@ -17,6 +24,16 @@ def test_the_key_that_encrypted_is_found(user):
     store(user)
 
     assert key_of(ciphertext_of(user)) == 0
+
+
+def test_what_is_encrypted_is_decrypted_and_encrypted_anew():
+    ciphertext = encrypt("a session, ü")
+    assert decrypt(str(ciphertext)) == ciphertext.decrypt() == "a session, ü"
+
+    again = under_first_key(str(ciphertext).encode())
+    assert again != str(ciphertext).encode()
+    assert decrypt(again.decode()) == "a session, ü"
+    assert (key_of(again), number_of_keys()) == (0, 1)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -16,6 +16,7 @@ from garmin_auth.health import check_session, check_sessions
 from garmin_auth.login import import_session, start_login
 from garmin_auth.models import GarminAuthenticationState
 from garmin_auth.sessions import garmin_client
+from garmin_auth.storage.lifetimes import ends_soon
 from tests.conftest import EMAIL, PASSWORD, needs_garminconnect, state_of
 
 states = GarminAuthenticationState.objects
@@ -77,6 +78,7 @@ def test_a_login_and_an_import_know_the_end_as_far_as_garmin_names_it(
     settings.GARMIN_AUTH_ENGINE = "garminconnect"
     start_login(user, EMAIL, PASSWORD)
     assert abs(state_of(user).session_ends_at - timezone.now() - LIFE) < timedelta(minutes=1)
+    assert state_of(user).session_renew_at is not None
 
     data = garmin.issue_session(EMAIL, engine="garminconnect")
     import_session(other_user, data, engine="garminconnect")
@@ -111,6 +113,7 @@ def test_a_year_is_not_prolonged(user, connect, garmin):
     garmin.add_account(EMAIL, PASSWORD)
     start_login(user, EMAIL, PASSWORD)
     before = state_of(user).session_ends_at
+    assert abs(before - timezone.now() - 365 * DAY) < timedelta(minutes=1)
     garmin.expire_access_tokens(EMAIL)
     assert check_sessions().refreshed == 1
     assert (state_of(user).session_ends_at, state_of(user).session_renew_at) == (before, None)
@@ -201,3 +204,8 @@ def test_a_site_that_neither_uses_nor_checks_its_sessions_is_warned(prolonged):
     assert sentence.startswith("For 9 days no Garmin session has been used or checked.")
     check_session(prolonged)
     assert warnings() == []
+
+
+def test_what_ends_at_no_known_time_does_not_end_soon():
+    assert not ends_soon(None, None)
+    assert ends_soon(timezone.now() + 29 * DAY, None)

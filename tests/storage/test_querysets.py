@@ -1,7 +1,7 @@
 """Every transition is one compare-and-set UPDATE."""
 
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import connection, connections
@@ -267,3 +267,116 @@ def test_a_failed_login_in_another_zone_is_kept_for_an_hour(user, zone):
 
     states.purge_logins(timezone.now() + timedelta(seconds=30))
     assert states.login_record(user.pk) is None
+
+
+def test_a_login_that_waits_gets_its_turn_when_the_one_before_it_is_over(user):
+    states.begin_login(user.pk, "first", 60)
+    states.queue_login(user.pk, "second")
+    assert states.take_turn(user.pk, "second", 60) is False
+    assert states.take_turn(user.pk, "another", 60) is None
+
+    states.update(login_expires_at=timezone.now() - timedelta(seconds=1))  # Its process has died.
+    assert states.take_turn(user.pk, "second", 60) is True
+
+    row = state_of(user)
+    assert (row.login_id, row.next_login_id) == ("second", "")
+    assert states.login_record(user.pk).under_way
+
+
+def test_the_end_of_a_login_makes_way_for_the_one_that_waits(user):
+    states.begin_login(user.pk, "first", 60)
+    states.queue_login(user.pk, "second")
+    store(user, login_id="first")
+    row = state_of(user)
+    assert (row.login_id, row.next_login_id) == ("second", "")
+    assert row.login_expires_at is not None
+
+    store(user, login_id="second")
+    row = state_of(user)
+    assert (row.login_id, row.login_expires_at) == ("", None)
+
+
+def test_what_fails_and_works_counts_for_its_engine_and_domain(user, other_user):
+    store(user)
+    store(other_user, engine="garminconnect", domain="garmin.cn")
+    since = timezone.now() - timedelta(days=4)
+    states.update(failing_since=since)
+
+    assert states.count_failed("garth", "garmin.com") == 1
+    assert states.count_failed("garth", "garmin.cn") == 0
+    assert states.outages() == {
+        ("garth", "garmin.com"): since,
+        ("garminconnect", "garmin.cn"): since,
+    }
+    working = {"failing_since": None, "last_validated": timezone.now()}
+    states.filter(user=other_user).update(**working)
+    assert states.outages() == {("garth", "garmin.com"): since}
+    states.filter(user=other_user).update(engine="garth", domain="garmin.com")
+    assert states.outages() == {}
+
+
+# Another user's row that looks the same
+
+THEN = datetime(2026, 1, 1, tzinfo=UTC)
+TRANSITIONS = {
+    "connect": (lambda row: store(row.user), {}),
+    "connect from a challenge": (lambda row: store(row.user, challenge_from=THEN), {}),
+    "connect from a login": (lambda row: store(row.user, login_id="a login"), {}),
+    "replace_session": (lambda row: states.replace_session(row.pk, row.session_version, "x"), {}),
+    "take_lease": (lambda row: states.take_lease(row.pk, row.session_version, "me", 20), {}),
+    "release_lease": (lambda row: states.release_lease(row.pk, "owner"), {}),
+    "refuse_exchange": (lambda row: states.refuse_exchange(row.pk, "garth", "garmin.com"), {}),
+    "end_session": (lambda row: states.end_session(row.pk, row.session_version, "expired"), {}),
+    "disconnect": (lambda row: states.disconnect(row.user_id, "user"), {}),
+    "disconnect after a failure": (
+        lambda row: not states.disconnect(row.user_id, "user"),
+        {
+            **{"session_data": None, "connected_at": None, "login_failure": "{}"},
+            **{"mfa_pending": False, "mfa_challenge": None},
+        },
+    ),
+    "mark_validated": (lambda row: states.mark_validated(row.pk, THEN), {}),
+    "mark_failed": (lambda row: states.mark_failed(row.pk, THEN, "account"), {}),
+    "mark_checked": (lambda row: states.mark_checked([row.user_id]), {}),
+    "mark_unreported": (
+        lambda row: states.mark_unreported([row.user_id]),
+        {"session_data": None, "connected_at": None, "ended_reason": "expired"},
+    ),
+    "report_failing": (lambda row: states.report_failing(row.pk, THEN), {}),
+    "end_failing": (lambda row: states.end_failing(row.user_id), {"failing_told_at": THEN}),
+    "begin_login": (lambda row: states.begin_login(row.user_id, "x", 60), {"login_failure": "{}"}),
+    "queue_login": (lambda row: states.queue_login(row.user_id, "next"), {}),
+    "take_turn": (lambda row: states.take_turn(row.user_id, "a login", 60), {}),
+    "keep_login": (lambda row: states.keep_login(row.user_id, "a login", 60), {}),
+    "fail_login": (lambda row: states.fail_login(row.user_id, "a login", "{}"), {}),
+    "end_login": (lambda row: states.end_login(row.user_id), {}),
+    "begin_challenge": (lambda row: states.begin_challenge(row.user_id, "{}"), {}),
+    "begin_challenge of a login": (
+        lambda row: states.begin_challenge(row.user_id, "{}", "a login"),
+        {},
+    ),
+    "count_attempt": (lambda row: states.count_attempt(row.pk, THEN, 5), {}),
+    "give_attempt_back": (lambda row: states.give_attempt_back(row.pk, THEN), {}),
+    "update_challenge": (lambda row: states.update_challenge(row.pk, THEN, "[]"), {}),
+    "end_challenge": (lambda row: states.end_challenge(row.user_id), {}),
+    "end_challenge of a time": (lambda row: states.end_challenge(row.user_id, THEN), {}),
+}
+
+
+@pytest.mark.parametrize("name", TRANSITIONS)
+def test_a_transition_is_of_one_users_row(user, other_user, name):
+    transition, columns = TRANSITIONS[name]
+    for one in (user, other_user):
+        store(one)
+    looks = {
+        **{"connected_at": THEN, "lease_owner": "owner", "failing_since": THEN},
+        **{"mfa_pending": True, "mfa_challenge": "{}", "mfa_started_at": THEN, "mfa_attempts": 1},
+        **{"login_id": "a login", "login_expires_at": timezone.now() + timedelta(hours=1)},
+    }
+    states.update(**{**looks, **columns})
+    before, others = raw_row(user), raw_row(other_user)
+
+    assert transition(state_of(user))
+
+    assert raw_row(user) != before
+    assert raw_row(other_user) == others
