@@ -154,3 +154,13 @@ def test_a_cooldown_is_read_at_most_once_a_second(user, connect, settings):
     use(user, calls=20)
 
     assert CountingCache.reads <= 1 + (time.monotonic() - began)
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="PostgreSQL tells what it has run")
+def test_for_a_connection_that_does_not_fail_nobody_looks_at_the_others(connect, user):
+    """To find that none has worked since NULL takes a scan of the table, for each row of a page."""
+    connect(user)
+
+    plan = GarminAuthenticationState.objects.with_failing().explain(analyze=True)
+
+    assert "(never executed)" in plan.partition("SubPlan")[2]

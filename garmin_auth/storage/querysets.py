@@ -424,9 +424,15 @@ class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
         others = self.model.objects.filter(
             _works(OuterRef("engine"), OuterRef("domain"), OuterRef("failing_since"))
         )
-        too_long = Q(failing_since__lte=failing_before()) & Q(Exists(others))
+        # A CASE, because a database goes on with an AND after NULL: it would look for others of
+        # every row that does not fail, and find none of NULL before it has read the table.
+        too_long = Case(
+            When(failing_since__lte=failing_before(), then=Exists(others)),
+            default=False,
+            output_field=models.BooleanField(),
+        )
         # A range, as in _was_refused.
-        return Q(failing_since__gt=EPOCH) & (Q(failing_told_at__isnull=False) | too_long)
+        return Q(failing_since__gt=EPOCH) & (Q(failing_told_at__isnull=False) | Q(too_long))
 
     def others_work(self, engine: str, domain: str, since: datetime) -> bool:
         """Return whether sessions of this engine have worked since then, so that it is no outage.
