@@ -6,6 +6,7 @@ import signal
 from io import StringIO
 
 import pytest
+from django.contrib import admin
 from django.core.management import call_command
 from django.db import connection
 
@@ -30,6 +31,9 @@ def queue(settings):
     yield lambda: call_command("db_worker", **WORKER, stdout=StringIO())
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    # The admin found the app's own when its settings were in force, and would still list it.
+    if admin.site.is_registered(DBTaskResult):
+        admin.site.unregister(DBTaskResult)
     with connection.schema_editor() as editor:
         editor.delete_model(DBTaskResult)
 
