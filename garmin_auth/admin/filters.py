@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Q
+from django.db.models import Count, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext, pgettext_lazy
@@ -35,15 +35,41 @@ def who_must_act(rows: Any) -> dict[str, Q]:
     }
 
 
-class ActFilter(admin.SimpleListFilter):
-    """Filter by who has to do something, and what, for the connection to work or keep working."""
+class ConditionFilter(admin.SimpleListFilter):
+    """A filter whose choices are conditions, by which its counts are taken too.
 
-    title = pgettext_lazy("garmin_auth", "action required")
-    parameter_name = "act"
+    Django's own counts look up each row among the primary keys of a choice. With a million rows,
+    PostgreSQL does not finish that, because the keys do not fit into its ``work_mem``.
+    """
 
     def __init__(self, request, params, model, model_admin):
         self.model_admin = model_admin
         super().__init__(request, params, model, model_admin)
+
+    def condition(self, value: str | None, rows: Any) -> Q:
+        """Return the condition of a choice, an empty one for what is none.
+
+        Args:
+            value: the choice.
+            rows: the queryset to filter or count.
+        """
+        raise NotImplementedError
+
+    def queryset(self, request, queryset):
+        return queryset.filter(self.condition(self.value(), queryset))
+
+    def get_facet_counts(self, pk_attname, filtered_qs):
+        return {
+            f"{number}__c": Count(pk_attname, filter=self.condition(str(value), filtered_qs))
+            for number, (value, _label) in enumerate(self.lookup_choices)
+        }
+
+
+class ActFilter(ConditionFilter):
+    """Filter by who has to do something, and what, for the connection to work or keep working."""
+
+    title = pgettext_lazy("garmin_auth", "action required")
+    parameter_name = "act"
 
     def lookups(self, request, model_admin):
         return (
@@ -56,10 +82,10 @@ class ActFilter(admin.SimpleListFilter):
             ("engine", _("Staff: engine is not installed")),
         )
 
-    def queryset(self, request, queryset):
-        if self.value() == "key":
-            return queryset.filter(no_key(find_unreadable(request, self.model_admin)))
-        return queryset.filter(who_must_act(queryset).get(self.value(), Q()))
+    def condition(self, value, rows):
+        if value == "key":
+            return no_key(find_unreadable(self.request, self.model_admin))
+        return who_must_act(rows).get(value, Q())
 
 
 class StatusFilter(admin.ChoicesFieldListFilter):
@@ -74,15 +100,11 @@ class StatusFilter(admin.ChoicesFieldListFilter):
             yield choice
 
 
-class SessionFilter(admin.SimpleListFilter):
+class SessionFilter(ConditionFilter):
     """Filter by whether the session can be read. Rows without a session match neither."""
 
     title = pgettext_lazy("garmin_auth", "session")
     parameter_name = "session"
-
-    def __init__(self, request, params, model, model_admin):
-        self.model_admin = model_admin
-        super().__init__(request, params, model, model_admin)
 
     def lookups(self, request, model_admin):
         return (
@@ -90,14 +112,12 @@ class SessionFilter(admin.SimpleListFilter):
             ("unreadable", pgettext_lazy("garmin_auth", "unreadable")),
         )
 
-    def queryset(self, request, queryset):
-        condition = {"readable": can_be_read, "unreadable": cannot_be_read}.get(self.value())
-        if condition is None:
-            return queryset
-        return queryset.filter(condition(find_unreadable(request, self.model_admin)))
+    def condition(self, value, rows):
+        condition = {"readable": can_be_read, "unreadable": cannot_be_read}.get(value)
+        return condition(find_unreadable(self.request, self.model_admin)) if condition else Q()
 
 
-class EngineFilter(admin.SimpleListFilter):
+class EngineFilter(ConditionFilter):
     """Filter by the engine that wrote the session. Rows without a session match no engine.
 
     The choices are the engines known to this process, because finding the engines in use would
@@ -113,15 +133,15 @@ class EngineFilter(admin.SimpleListFilter):
         names = [(name, name) for name in sorted(known_engines())]
         return [*names, (self.UNKNOWN, pgettext_lazy("garmin_auth", "unknown engine"))]
 
-    def queryset(self, request, queryset):
-        if self.value() is None:
-            return queryset
-        if self.value() == self.UNKNOWN:
-            return queryset.filter(HAS_SESSION).exclude(engine__in=known_engines())
-        return queryset.filter(HAS_SESSION, engine=self.value())
+    def condition(self, value, rows):
+        if value is None:
+            return Q()
+        if value == self.UNKNOWN:
+            return Q(HAS_SESSION) & ~Q(engine__in=known_engines())
+        return Q(HAS_SESSION, engine=value)
 
 
-class StalenessFilter(admin.SimpleListFilter):
+class StalenessFilter(ConditionFilter):
     """Filter by when the session last worked."""
 
     title = pgettext_lazy("garmin_auth", "last time it worked")
@@ -135,18 +155,17 @@ class StalenessFilter(admin.SimpleListFilter):
             ("never", pgettext_lazy("garmin_auth", "never")),
         )
 
-    def queryset(self, request, queryset):
+    def condition(self, value, rows):
         day, week = (timezone.now() - timedelta(days=days) for days in (1, 7))
-        condition = {
+        return {
             "day": Q(HAS_SESSION, last_validated__gte=day),
             "week": Q(HAS_SESSION, last_validated__gte=week, last_validated__lt=day),
             "older": Q(HAS_SESSION, last_validated__lt=week),
             "never": Q(HAS_SESSION, last_validated=None),
-        }.get(self.value(), Q())
-        return queryset.filter(condition)
+        }.get(value, Q())
 
 
-class EndFilter(admin.SimpleListFilter):
+class EndFilter(ConditionFilter):
     """Filter by when the session ends at the latest."""
 
     title = pgettext_lazy("garmin_auth", "expiration date")
@@ -160,13 +179,12 @@ class EndFilter(admin.SimpleListFilter):
             ("unknown", pgettext_lazy("garmin_auth", "unknown")),
         )
 
-    def queryset(self, request, queryset):
+    def condition(self, value, rows):
         now = timezone.now()
         soon = now + timedelta(days=30)
-        condition = {
+        return {
             "past": Q(session_ends_at__lt=now),
             "soon": Q(session_ends_at__gte=now, session_ends_at__lt=soon),
             "later": Q(session_ends_at__gte=soon),
             "unknown": Q(HAS_SESSION, session_ends_at=None),
-        }.get(self.value(), Q())
-        return queryset.filter(condition)
+        }.get(value, Q())
