@@ -21,9 +21,9 @@ MAX_AGE = timedelta(hours=3)
 NOTES = """
 MariaDB misses two goals. It keeps each row, with its 4 KB of ciphertext, in the order of the
 primary keys, so rows in the order of their checks are scattered over 4 GB, of which a server as
-installed keeps 128 MB in memory (`innodb_buffer_pool_size`): the pages that it reads from the disk
-for a batch are told above. The due rows alone fit into memory. What counts for a run holds there
-too: each row is read once, and the last batches cost what the first do.
+installed keeps 128 MB in memory (`innodb_buffer_pool_size`): it reads nearly each row from the
+disk. The due rows alone fit into memory. What counts for a run holds there too: each row is read
+once, and the last batches cost what the first do.
 """
 
 

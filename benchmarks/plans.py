@@ -118,10 +118,17 @@ def works() -> dict[str, Callable[[], Any]]:
         "The same with --max-age 3h": lambda: run(due_sessions(timedelta(hours=3))),
         "The run that began first": states.oldest_run,
         "Purge of challenges and logins": purge_challenges,
+        "Outages: engines of which none works": states.outages,
+        "Outages: how many of an engine fail": lambda: states.count_failed("garth", "garmin.com"),
         "Evidence: who was refused": states.refused_users,
         "Evidence: an accepted exchange": lambda: states.accept_exchange("garth", "garmin.com"),
         **{
             f"Admin, {what}": lambda query=query: client.get(f"{url}?{query}")
-            for what, query in {**PAGES, "search": SEARCH, **READS_ALL}.items()
+            for what, query in {
+                **PAGES,
+                "action required: has been failing": "act=failing",
+                "search": SEARCH,
+                **READS_ALL,
+            }.items()
         },
     }
