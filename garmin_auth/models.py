@@ -1,7 +1,5 @@
 """Each user's stored session. Its transitions are in ``storage.querysets``."""
 
-from datetime import UTC, datetime
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Case, Q, Value, When
@@ -11,10 +9,7 @@ from django.utils.translation import pgettext_lazy
 
 from .conf import DOMAINS
 from .storage.fields import CiphertextField
-from .storage.querysets import StateManager
-
-# Where the sessions never checked stand in the order of checks: first.
-NEVER_CHECKED = datetime(1970, 1, 1, tzinfo=UTC)
+from .storage.querysets import EPOCH, StateManager
 
 
 class Status(models.TextChoices):
@@ -210,15 +205,12 @@ class GarminAuthenticationState(models.Model):
         output_field=models.CharField(max_length=20),
         db_persist=True,
     )
-    # In which order sessions are checked. A row without a session has no place in it, so a run of
-    # checks reads none of those.
+    # In which order sessions are checked, those never checked first. A row without a session has no
+    # place in it, so a run of checks reads none of those.
     check_order = models.GeneratedField(
         verbose_name=_("place in the order of checks"),
         expression=Case(
-            When(
-                session_data__isnull=False,
-                then=Coalesce("last_checked_at", Value(NEVER_CHECKED)),
-            ),
+            When(session_data__isnull=False, then=Coalesce("last_checked_at", Value(EPOCH))),
         ),
         output_field=models.DateTimeField(null=True),
         db_persist=True,

@@ -114,8 +114,9 @@ class CheckRun:
                 yield claimed
             elif last is None:
                 break
-            # At the end once more from the start: another run may have released its claims.
-            last = claimed[-1] if claimed else None
+            # At the end once more from the start: another run may have released its claims. A row
+            # whose session has ended meanwhile has no place any more.
+            last = next((row for row in reversed(claimed) if row.check_order), None)
 
     def give_back(self, left_out: LeftOut) -> None:
         """Do the same, and count the row that was yielded last as not claimed.

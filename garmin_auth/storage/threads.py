@@ -169,12 +169,14 @@ def connections_left_as_found() -> Iterator[None]:
 def release_pooled_connections() -> None:
     """In one of the app's threads, return pooled connections to the pool.
 
-    In one of the site's threads, a server-side cursor may still be reading from a connection.
+    In one of the site's threads, a server-side cursor may still be reading from a connection. A
+    connection in a transaction, which a receiver has opened, is kept: to close it loses that.
     """
     if not is_own_thread():
         return
     for connection in _open_connections():
-        if connection.settings_dict.get("OPTIONS", {}).get("pool"):
+        pooled = connection.settings_dict.get("OPTIONS", {}).get("pool")
+        if pooled and not connection.in_atomic_block:
             connection.close()
 
 

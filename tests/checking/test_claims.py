@@ -59,6 +59,25 @@ def test_a_claim_that_another_run_releases_behind_is_taken_too(people, run):
     assert set(names(theirs)) < set(ours)
 
 
+def test_a_session_that_ends_while_it_is_claimed_stops_no_run(people, run):
+    """The row has lost its place in the order then, and it may be the last of its batch."""
+    users = people(5)
+    checked(users, 5)
+    left = iter([users[2]])
+
+    def leave(execute, sql, params, many, context):
+        result = execute(sql, params, many, context)
+        if sql.startswith("UPDATE") and "check_run" in sql:
+            for user in left:
+                states.disconnect(user.pk, reason="user")
+        return result
+
+    with connection.execute_wrapper(leave):
+        claimed = [names(batch) for batch in run().batches()]
+
+    assert {users[3].username, users[4].username} <= {name for batch in claimed for name in batch}
+
+
 def test_the_limit_holds_over_all_batches(people, run):
     people(9)
     assert [len(batch) for batch in run(limit=7).batches()] == [3, 3, 1]

@@ -50,6 +50,22 @@ with garmin_client(user) as client:
 print(json.dumps([len(results), left()]))
 """
 )
+IN_A_RECEIVERS_TRANSACTION = (
+    BEGIN
+    + """
+from contextvars import copy_context
+from django.db import transaction
+from garmin_auth.storage.threads import run_in_thread
+users = get_user_model().objects
+def receiver():
+    user = users.get(username="user0000")
+    with garmin_client(user) as client, transaction.atomic():
+        users.create_user("kept")
+        client.connectapi("/userprofile-service/socialProfile")
+    return users.filter(username="kept").exists()
+print(json.dumps(run_in_thread(receiver, "garmin_auth login", 60, copy_context())))
+"""
+)
 WHILE_GARMIN_IS_ASKED = (
     BEGIN
     + """
@@ -84,6 +100,13 @@ def test_more_threads_of_a_block_than_connections_leave_none(people, run_python,
 
     assert (answered, left) == (12, 0)
     assert garmin.counts["exchange"] == 1
+
+
+def test_a_receiver_in_a_thread_of_ours_keeps_its_transaction(people, run_python, site, garmin):
+    people(1)
+    garmin.expire_access_tokens("user0000@example.com")
+
+    assert json.loads(run_python(IN_A_RECEIVERS_TRANSACTION, **site(POOL))) is True
 
 
 def test_no_worker_holds_a_connection_while_it_asks_garmin(people, run_python, site):
