@@ -1,5 +1,6 @@
 """What a use of a session costs: statements to the database, and reads of the cache."""
 
+import re
 import threading
 import time
 from datetime import timedelta
@@ -163,4 +164,29 @@ def test_for_a_connection_that_does_not_fail_nobody_looks_at_the_others(connect,
 
     plan = GarminAuthenticationState.objects.with_failing().explain(analyze=True)
 
-    assert "(never executed)" in plan.partition("SubPlan")[2]
+    looks = parts_of(plan, "InitPlan")
+    assert looks
+    assert all("(never executed)" in look for look in looks)
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="PostgreSQL tells what it has run")
+def test_in_an_outage_the_others_are_looked_for_once(people):
+    """For each row of a page, to find none that works takes a scan of the table."""
+    people(20)
+    began = timezone.now() - timedelta(days=4)
+    states.update(failing_since=began, last_failed_at=timezone.now(), last_validated=began)
+
+    plan = states.with_failing().explain(analyze=True)
+
+    assert parts_of(plan, "SubPlan") == []
+    times = [
+        int(re.search("loops=([0-9]+)", look)[1])
+        for look in parts_of(plan, "InitPlan")
+        if "loops=" in look
+    ]
+    assert times == [1]
+
+
+def parts_of(plan, kind):
+    """Return the plans of the queries within a query, uncorrelated (InitPlan) or not (SubPlan)."""
+    return re.split(rf"^ *{kind} [0-9]+.*$", plan, flags=re.MULTILINE)[1:]

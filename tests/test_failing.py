@@ -10,6 +10,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.db.models import F
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from garmin_auth import signals
 from garmin_auth.accounts import account_of, badge_of
@@ -242,6 +243,23 @@ def test_when_an_outage_ends_those_who_still_fail_have_a_day(both, garmin, told)
     assert told == []
 
     days_pass(2, ana, ben)
+    check_sessions()
+    assert [entry[:2] for entry in told] == [("failing", "ana")]
+
+
+def test_a_site_that_wants_to_know_within_hours_does_not_wait_a_day(both, garmin, told, settings):
+    ana, ben = both
+    settings.GARMIN_AUTH_FAILING_AFTER = 3600
+    garmin.fail("api", "status", times=None, status=503)
+    check_sessions()
+    garmin.heal()
+    fail(garmin)
+    check_sessions()
+    days_pass(0.1, ana)
+    assert badge_of(ana).status == "connected"  # Ben failed a moment ago too.
+
+    states.filter(user=ben).update(last_failed_at=timezone.now() - timedelta(hours=1.1))
+    assert badge_of(ana).status == "failing"
     check_sessions()
     assert [entry[:2] for entry in told] == [("failing", "ana")]
 

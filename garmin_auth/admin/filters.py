@@ -9,7 +9,8 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext, pgettext_lazy
 
-from ..engines import installed_engines, known_engines
+from ..conf import known_engines
+from ..engines import installed_engines
 from ..models import EndedReason, Status
 from ..storage.lifetimes import soon
 from ..storage.querysets import HAS_SESSION

@@ -6,25 +6,25 @@ locks: the method returns whether it took effect. A write that a deadlock has un
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.db import models, router
 from django.db.models import (
     Case,
     Count,
-    Exists,
     ExpressionWrapper,
     F,
     Min,
-    OuterRef,
     Q,
+    Subquery,
     Value,
     When,
 )
 from django.db.models.functions import Coalesce, Concat, Now
 from django.utils import timezone
 
-from ..conf import DOMAINS, conf
+from ..conf import DOMAINS, conf, known_engines
 from .deadlocks import RepeatingQuerySet
 from .lifetimes import WARN_AGAIN_BEFORE, Lifetime, lifetime, soon
 
@@ -41,7 +41,8 @@ UNREPORTED = "its end is unreported"
 ENCRYPTED_FIELDS = ("session_data", "account_name", "mfa_challenge")
 # How long the failure of a background login is kept.
 LOGIN_KEPT = timedelta(hours=1)
-# A session that has failed within this time does not prove that an outage is over.
+# A session that has failed within this time, or a shorter GARMIN_AUTH_FAILING_AFTER, does not prove
+# that an outage is over.
 RECOVERY = timedelta(days=1)
 
 
@@ -421,13 +422,24 @@ class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
 
     def failing_condition(self) -> Q:
         """Return the condition for connections that have been failing for too long."""
-        others = self.model.objects.filter(
-            _works(OuterRef("engine"), OuterRef("domain"), OuterRef("failing_since"))
+        # One value for each engine and domain, which a query reads once. To look for others of each
+        # row would be a scan of the table for each in an outage, when there are none to be found.
+        last_worked = Case(
+            *(
+                When(engine=engine, domain=domain, then=self._last_worked(engine, domain))
+                for engine, domain in product(known_engines(), DOMAINS)
+            ),
+            output_field=models.DateTimeField(),
+        )
+        others_work = Case(
+            When(failing_since__lt=last_worked, then=True),
+            default=False,
+            output_field=models.BooleanField(),
         )
         # A CASE, because a database goes on with an AND after NULL: it would look for others of
-        # every row that does not fail, and find none of NULL before it has read the table.
+        # rows that do not fail.
         too_long = Case(
-            When(failing_since__lte=failing_before(), then=Exists(others)),
+            When(failing_since__lte=failing_before(), then=others_work),
             default=False,
             output_field=models.BooleanField(),
         )
@@ -442,7 +454,12 @@ class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
             domain: Garmin's domain. The sessions of the other one tell nothing about this one.
             since: since when a session of it fails.
         """
-        return self.using_write_db().filter(_works(engine, domain, since)).exists()
+        rows = self.using_write_db().filter(_works_steadily(engine, domain))
+        return rows.filter(last_validated__gt=since).exists()
+
+    def _last_worked(self, engine: str, domain: str) -> Subquery:
+        rows = self.model.objects.filter(_works_steadily(engine, domain), last_validated__gt=EPOCH)
+        return Subquery(rows.order_by("-last_validated").values("last_validated")[:1])
 
     def count_failed(self, engine: str, domain: str) -> int:
         """Return how many sessions of this engine and domain have failed since they last worked."""
@@ -777,15 +794,15 @@ def failing_before() -> datetime:
     return timezone.now() - timedelta(seconds=conf.FAILING_AFTER)
 
 
-def _works(engine: Any, domain: Any, since: Any) -> Q:
-    """Return the condition for sessions of an engine and a domain that have worked since then.
+def _works_steadily(engine: str, domain: str) -> Q:
+    """Return the condition for sessions of an engine and a domain that prove that it works.
 
-    Those that failed themselves a short time ago do not count: an outage may have just ended, and
-    the others will work at their next use.
+    Those that failed themselves a short time ago do not: an outage may have just ended, and the
+    others will work at their next use.
     """
-    steady = Q(last_failed_at=None) | Q(last_failed_at__lt=since)
-    steady |= Q(last_failed_at__lt=timezone.now() - RECOVERY)
-    return Q(engine=engine, domain=domain, last_validated__gt=since) & steady
+    recently = timezone.now() - min(RECOVERY, timedelta(seconds=conf.FAILING_AFTER))
+    steady = Q(last_failed_at=None) | Q(last_failed_at__lt=recently)
+    return Q(engine=engine, domain=domain) & steady
 
 
 def _holds_turn(login_id: str) -> Q:
