@@ -49,7 +49,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
         "a check in a plain loop, beside Garmin's 50 ms", (alone - LATENCY) * 1000, unit="ms"
     )
     first = 0.0
-    for processes in stage.size((1, 2, 4), (1, 2)):  # type: ignore[arg-type]
+    for processes in stage.size((1, 2, 4), (1,)):  # type: ignore[arg-type]
         with worker(processes):
             warm_up([user for user, _ in sessions[: 8 * processes]])
             began, since = time.perf_counter(), now()

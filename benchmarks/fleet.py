@@ -159,7 +159,7 @@ def uses(stage: Stage, number: int, how: str) -> Iterator[Figure]:
             stdout=subprocess.PIPE,
             text=True,
         )
-        for _ in range(min(PROCESSES, stage.size(PROCESSES, 2)))
+        for _ in range(stage.size(PROCESSES, 1))
     ]
     for position, worker in enumerate(workers):
         assert worker.stdin is not None

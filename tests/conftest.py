@@ -20,6 +20,7 @@ from garmin_auth.models import GarminAuthenticationState
 from garmin_auth.testing.garmin import steps
 from tests import services
 from tests import settings as test_settings
+from tests.flush import make_cheap
 from tests.fork_server import ForkServer
 from tests.waiting import wait_for_logins
 
@@ -89,6 +90,12 @@ def pytest_collection_modifyitems(config, items):
     if hasattr(config, "workerinput"):
         places = {f"test_{name}": place for place, name in enumerate(DEAR)}
         items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup, django_db_blocker):
+    with django_db_blocker.unblock():
+        make_cheap("default")
 
 
 @pytest.fixture(autouse=True)

@@ -54,7 +54,7 @@ FAULTS = [
     ("unauthorized_other", {}),
     ("reset", {}),
 ]
-EXAMPLES = int(os.environ.get("GARMIN_AUTH_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("GARMIN_AUTH_EXAMPLES", "6"))
 LOOK = settings(
     max_examples=EXAMPLES,
     derandomize="GARMIN_AUTH_EXAMPLES" not in os.environ,
