@@ -27,12 +27,13 @@ from django.utils.translation import get_language
 
 import garmin_auth
 
-from .conf import Settings, conf, known_engines
+from .conf import Settings, conf
 from .engines import (
     foreign_variables,
     get_engine,
     installed_engines,
     is_installed,
+    known_engines,
     offered_engines,
     remedy,
     what_is_missing,

@@ -12,12 +12,6 @@ from django.utils.functional import Promise
 
 # Garmin runs two separate services. An account exists in one of them.
 DOMAINS = ("garmin.com", "garmin.cn")
-# The engines that come with the app, as dotted paths by name.
-BUILT_IN_ENGINES = {
-    "garth": "garmin_auth.engines.garth.GarthEngine",
-    "garminconnect": "garmin_auth.engines.garminconnect.GarminConnectEngine",
-    "personal": "garmin_auth.engines.personal.PersonalEngine",
-}
 # The most characters of an engine's name, which each row stores.
 ENGINE_NAME_LENGTH = 50
 # Seconds for one refresh, from connecting to the last byte.
@@ -278,8 +272,3 @@ def _is_dotted_path(value: object) -> bool:
 
 
 conf = Settings()
-
-
-def known_engines() -> dict[str, str]:
-    """Return the dotted paths of all engines by name. The site's own override the built-in ones."""
-    return {**BUILT_IN_ENGINES, **conf.ENGINES}

@@ -1,5 +1,6 @@
 import contextlib
 import fcntl
+import gc
 import os
 import pickle
 import subprocess
@@ -26,6 +27,9 @@ from tests.waiting import wait_for_logins
 
 ROOT = Path(__file__).resolve().parent.parent
 EMAIL, PASSWORD = "ana@example.com", "correct horse battery staple"
+# In each process that a test starts, coverage would cost as much as Django's start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 # As on SQLite, no commit waits for the disk; in the benchmarks they do.
 os.environ.setdefault("PGOPTIONS", "-c synchronous_commit=off")
 # What no library reads, and what the fork server heeds in the interpreter's place.
@@ -90,6 +94,11 @@ def pytest_collection_modifyitems(config, items):
     if hasattr(config, "workerinput"):
         places = {f"test_{name}": place for place, name in enumerate(DEAR)}
         items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def pytest_collection_finish():
+    """Look at what is there by now, thousands of tests, in no garbage collection again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

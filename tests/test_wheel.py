@@ -67,9 +67,10 @@ def wheel(tmp_path_factory):
 def project(wheel, tmp_path_factory):
     """A new project with the wheel installed into an environment of its own."""
     folder = tmp_path_factory.mktemp("scratch")
-    run(sys.executable, "-m", "venv", folder / "venv")
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
     python = folder / "venv/bin/python"
-    run(python, "-m", "pip", "install", "--quiet", "--no-compile", f"{wheel}[garth]")
+    install = ("install", "--quiet", "--no-compile", f"{wheel}[garth]")
+    run(sys.executable, "-m", "pip", "--python", python, *install)
     run(folder / "venv/bin/django-admin", "startproject", "site_of_theirs", folder)
     run(python, "manage.py", "startapp", "people", cwd=folder)
     (folder / "people/models.py").write_text(MODELS)

@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
 
-from ..conf import known_engines
+from ..engines import known_engines
 from ..models import EndedReason, Status
 from ..storage.querysets import HAS_SESSION
 from .filters import who_must_act

@@ -9,8 +9,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext, pgettext_lazy
 
-from ..conf import known_engines
-from ..engines import installed_engines
+from ..engines import installed_engines, known_engines
 from ..models import EndedReason, Status
 from ..storage.lifetimes import soon
 from ..storage.querysets import HAS_SESSION
@@ -28,7 +27,7 @@ def who_must_act(rows: Any) -> dict[str, Q]:
     not_for_a_week = Q(last_validated__lt=week) | Q(last_validated=None, connected_at__lt=week)
     return {
         "reconnect": Q(status=Status.DISCONNECTED, ended_reason=EndedReason.EXPIRED),
-        "failing": rows.failing_condition(),
+        "failing": rows.failing_condition(known_engines()),
         "soon": Q(HAS_SESSION) & soon(),
         "code": Q(status=Status.MFA_PENDING),
         "staff": Q(HAS_SESSION) & not_for_a_week,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from ..conf import BUILT_IN_ENGINES, DOMAINS, ENGINE_NAME_LENGTH, conf, known_engines
+from ..conf import DOMAINS, ENGINE_NAME_LENGTH, conf
 from ..exceptions import GarminUnavailable, SessionUnreadable
 from .base import Engine, KeyEngine, PasswordEngine
 from .interruptions import interruptions
@@ -35,6 +35,11 @@ class Needs(NamedTuple):
     instead: str = ""
 
 
+BUILT_IN = {
+    "garth": "garmin_auth.engines.garth.GarthEngine",
+    "garminconnect": "garmin_auth.engines.garminconnect.GarminConnectEngine",
+    "personal": "garmin_auth.engines.personal.PersonalEngine",
+}
 HTTP = {"requests": "2.32.2", "urllib3": "2.2", "certifi": "0"}
 NEEDS = {
     "garth": Needs({"garth": "0.8.0", **HTTP}, instead="garminconnect"),
@@ -46,6 +51,11 @@ NEEDS = {
 PYTHON = sys.version_info[:2]
 # Environment variables that the libraries' own clients read and ours ignore.
 VARIABLES = re.compile("GARTH_.*|GARMINTOKENS|GARMIN_PERSONAL_API_.*", re.IGNORECASE)
+
+
+def known_engines() -> dict[str, str]:
+    """Return the dotted paths of all engines by name. The site's own override the built-in ones."""
+    return {**BUILT_IN, **conf.ENGINES}
 
 
 def offered_engines() -> list[str]:
@@ -62,7 +72,7 @@ def offered_engines() -> list[str]:
         if not what_is_missing(name):
             return [name]
     commands = " or ".join(
-        install_command(name) for name in BUILT_IN_ENGINES if NEEDS[name].python <= PYTHON
+        install_command(name) for name in BUILT_IN if NEEDS[name].python <= PYTHON
     )
     raise ImproperlyConfigured(f"No Garmin engine is installed. Install one: {commands}")
 
@@ -221,7 +231,7 @@ def what_is_missing(name: str) -> str:
         nothing is missing.
     """
     path = known_engines()[name]
-    if path == BUILT_IN_ENGINES.get(name):
+    if path == BUILT_IN.get(name):
         return _missing_distribution(NEEDS[name].distributions)
     module = path.rpartition(".")[0]
     try:
@@ -263,7 +273,7 @@ def remedy(name: str) -> str:
     path = known_engines().get(name)
     if path is None:
         return "Add its dotted path to GARMIN_AUTH_ENGINES, or let its users connect again."
-    if path != BUILT_IN_ENGINES.get(name):
+    if path != BUILT_IN.get(name):
         return f"Install the package that has {path}, or correct GARMIN_AUTH_ENGINES."
     needs = NEEDS[name]
     if needs.python > PYTHON:

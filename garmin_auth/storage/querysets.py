@@ -24,7 +24,7 @@ from django.db.models import (
 from django.db.models.functions import Coalesce, Concat, Now
 from django.utils import timezone
 
-from ..conf import DOMAINS, conf, known_engines
+from ..conf import DOMAINS, conf
 from .deadlocks import RepeatingQuerySet
 from .lifetimes import WARN_AGAIN_BEFORE, Lifetime, lifetime, soon
 
@@ -406,28 +406,26 @@ class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
         rows = self.using_write_db().filter(user_id__in=list(user_ids))
         return rows.update(last_checked_at=now, **found, **_NO_CLAIM)
 
-    def with_failing(self) -> "StateQuerySet":
-        """Add ``is_failing``: whether the connection has been failing for too long.
+    def with_failing(self, engines: Iterable[str]) -> "StateQuerySet":
+        """Add ``is_failing``, as ``failing_condition`` says."""
+        failing = self.failing_condition(engines)
+        return self.annotate(is_failing=ExpressionWrapper(failing, models.BooleanField()))
 
-        That is so if its user has been told, or if it has failed for ``GARMIN_AUTH_FAILING_AFTER``
+    def failing_condition(self, engines: Iterable[str]) -> Q:
+        """Return the condition for connections that have been failing for too long.
+
+        That is so if the user has been told, or if it has failed for ``GARMIN_AUTH_FAILING_AFTER``
         while others of its engine worked: otherwise it is an outage.
+
+        Args:
+            engines: the names of all engines that there are.
         """
-        return self.annotate(
-            is_failing=ExpressionWrapper(self.failing_condition(), models.BooleanField())
-        )
-
-    def failing(self) -> "StateQuerySet":
-        """Return the connections that have been failing for too long, as ``with_failing`` says."""
-        return self.filter(self.failing_condition())
-
-    def failing_condition(self) -> Q:
-        """Return the condition for connections that have been failing for too long."""
         # One value for each engine and domain, which a query reads once. To look for others of each
         # row would be a scan of the table for each in an outage, when there are none to be found.
         last_worked = Case(
             *(
                 When(engine=engine, domain=domain, then=self._last_worked(engine, domain))
-                for engine, domain in product(known_engines(), DOMAINS)
+                for engine, domain in product(engines, DOMAINS)
             ),
             output_field=models.DateTimeField(),
         )

@@ -8,8 +8,8 @@ from django.core.management import CommandError
 from garmin_auth.checking.claims import due_sessions
 from garmin_auth.checking.report import Check, Outcome, Report, Stopped
 from garmin_auth.checks import check_stored_engines, check_stored_sessions
-from garmin_auth.conf import conf, known_engines
-from garmin_auth.engines import is_installed
+from garmin_auth.conf import conf
+from garmin_auth.engines import is_installed, known_engines
 from garmin_auth.health import check_sessions
 from garmin_auth.limits.rate import sleep_until
 from garmin_auth.models import GarminAuthenticationState

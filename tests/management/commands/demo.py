@@ -15,8 +15,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from django.test import override_settings
 
-from garmin_auth.conf import BUILT_IN_ENGINES
-from garmin_auth.engines import NEEDS, get_engine, install_command, what_is_missing
+from garmin_auth.engines import BUILT_IN, NEEDS, get_engine, install_command, what_is_missing
 from garmin_auth.engines.base import KeyEngine
 from garmin_auth.login import disconnect, start_login
 from garmin_auth.models import GarminAuthenticationState
@@ -91,7 +90,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser):
         parser.add_argument("--once", action="store_true", help="exit without serving the pages")
         parser.add_argument(
-            "--engine", choices=sorted(BUILT_IN_ENGINES), default="garth", help="the engine to use"
+            "--engine", choices=sorted(BUILT_IN), default="garth", help="the engine to use"
         )
 
     def handle(self, *, once, engine, **options):
