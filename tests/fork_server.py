@@ -180,6 +180,57 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
 
+# Started as ``python ARGUMENTS``, it lets the fork server make that process, and ends as it does.
+COMMAND = """#!{executable} -SsE
+import json, os, signal, socket, sys
+if sys.argv[1:2] and sys.argv[1].startswith("-") and sys.argv[1] not in ("-c", "-m"):
+    os.execv({executable!r}, [{executable!r}, *sys.argv[1:]])
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+order = [sys.argv[1:], dict(os.environ), os.getcwd()]
+socket.send_fds(server, [b"."], [0, 1, 2])
+server.sendall(json.dumps(order).encode())
+server.shutdown(socket.SHUT_WR)
+code = int(server.makefile().read())
+if code < 0:
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
+
+
+@contextlib.contextmanager
+def python_command(server, folder):
+    """Put a ``python`` into a folder, for shells, whose processes this fork server makes."""
+    address = str(folder / "fork_server")
+    command = folder / "python"
+    command.write_text(COMMAND.format(executable=sys.executable, address=address))
+    command.chmod(0o755)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        threading.Thread(target=_take_orders, args=(server, listener), daemon=True).start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def _take_orders(server, listener):
+    with contextlib.suppress(OSError):  # It has been closed.
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=_obey, args=(server, connection), daemon=True).start()
+
+
+def _obey(server, connection):
+    with connection:
+        _, descriptors, _, _ = socket.recv_fds(connection, 1, 3)
+        arguments, environment, cwd = json.loads(connection.makefile().read())
+        streams = dict(zip(STREAMS, descriptors, strict=True))
+        process = server.start(arguments, environment, cwd, **streams)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        connection.sendall(str(process.wait()).encode())
+
+
 def serve():
     orders = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -6,16 +6,17 @@ that ``startproject`` made. Each page has a copy of that site to itself. What is
 
 import ast
 import configparser
+import dataclasses
 import importlib.util
 import inspect
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from configparser import ConfigParser
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
 from garmin_auth.testing import GarminSimulator
 from garmin_auth.urls import urlpatterns
 from tests.conftest import EMAIL, PASSWORD, ROOT, needs_garminconnect
+from tests.fork_server import python_command
 from tests.markdown import PAGES, blocks
 from tests.test_tutorial import alike, environment
 
@@ -97,20 +99,26 @@ def test_a_shell_block_has_a_command(page):
     assert [str(block) for block in shells if not block.commands] == []
 
 
-@dataclass
+@dataclasses.dataclass
 class Site:
     """A site of its own, whose Garmin is a simulator, with two users who are connected."""
 
     folder: Path
     home: Path
     garmin: GarminSimulator
+    commands: Path
 
     def run(self, command, given=None):
         return subprocess.run(
             command,
             shell=True,
             cwd=self.folder,
-            env={**environment(), **self.garmin.environment, "HOME": str(self.home)},
+            env={
+                **(ours := environment()),
+                **self.garmin.environment,
+                "HOME": str(self.home),
+                "PATH": f"{self.commands}{os.pathsep}{ours['PATH']}",
+            },
             input=given,
             capture_output=True,
             text=True,
@@ -120,14 +128,15 @@ class Site:
 
     def copy(self, folder):
         shutil.copytree(self.folder, folder)
-        return Site(folder, self.home, self.garmin)
+        return dataclasses.replace(self, folder=folder)
 
 
 @pytest.fixture(scope="module")
-def new_site(tmp_path_factory):
-    folder, home = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("home")
-    with GarminSimulator() as garmin:
-        site = Site(folder, home, garmin)
+def new_site(tmp_path_factory, fork_server):
+    names = ("site", "home", "commands")
+    folder, home, commands = (tmp_path_factory.mktemp(name) for name in names)
+    with GarminSimulator() as garmin, python_command(fork_server, commands):
+        site = Site(folder, home, garmin, commands)
         call_command("startproject", "mysite", str(folder), verbosity=0)
         with (folder / "mysite" / "settings.py").open("a") as settings:
             settings.write(SITE_SETTINGS)
@@ -297,7 +306,7 @@ def run_shell(block, site):
 
 def run_command(command, site, wanted=0):
     if at_home := in_this_repository(command):
-        site, command = Site(ROOT, site.home, site.garmin), at_home
+        site, command = dataclasses.replace(site, folder=ROOT), at_home
     done = site.run(command)
     said = done.stdout + done.stderr
     assert done.returncode == wanted, f"{command}: {said}"

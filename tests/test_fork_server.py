@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.fork_server import CLOSED
+from tests.fork_server import CLOSED, python_command
 
 STREAMS = """
 import os, sys
@@ -96,3 +97,35 @@ def test_what_it_cannot_write_at_its_end_makes_its_exit_code(fork_server, variab
         codes.append(process.returncode)
 
     assert codes == [120, 120]
+
+
+ENDS = {
+    "normally": "print('done')",
+    "a code": "sys.exit(3)",
+    "a sentence": "sys.exit('enough')",
+    "an exception": "1 / 0",
+    "atexit": "import atexit; atexit.register(print, 'at last')",
+    "a thread": "import threading; threading.Timer(0.1, print, ['a thread']).start()",
+    "a signal": "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_a_shell_cannot_tell_its_python_from_the_interpreter(fork_server, tmp_path, end):
+    code = f"import sys; print(sys.argv, sys.stdin.read()); {end}"
+    told = []
+    with python_command(fork_server, tmp_path):
+        for folder in (tmp_path, Path(sys.executable).parent):
+            done = subprocess.run(
+                f"cd /tmp && echo said | python -c \"{code}\" an 'argument of words'",
+                shell=True,
+                env={**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            last = done.stderr.splitlines()[-1:]
+            told.append((done.returncode, done.stdout, last))
+
+    assert told[0] == told[1]

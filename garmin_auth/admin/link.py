@@ -43,10 +43,8 @@ class GarminAccountLink:
 
     @admin.display(description=_("Garmin account"))
     def garmin_account(self, user):
-        states = GarminAuthenticationState.objects.with_login_under_way().with_failing(
-            known_engines()
-        )
-        state = states.filter(user_id=user.pk).first()
+        states = GarminAuthenticationState.objects.with_login_under_way()
+        state = states.with_failing(known_engines()).filter(user_id=user.pk).first()
         if state is None:
             return Status.NONE.label
         if not self.admin_site.is_registered(GarminAuthenticationState):
