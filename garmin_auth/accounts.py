@@ -13,7 +13,7 @@ from django.utils.translation import pgettext_lazy
 from django.views.decorators.debug import sensitive_variables
 
 from .conf import conf
-from .engines import is_installed, known_engines
+from .engines import is_installed
 from .exceptions import GarminAuthError, LoginInterrupted, RateLimited, SessionUnreadable
 from .logins.permission import refusal_of
 from .logins.records import from_record
@@ -162,7 +162,7 @@ def badge_of(user: Any, request: Any = None) -> Badge | None:
     row = (
         GarminAuthenticationState.objects.using_write_db()
         .with_login_under_way()
-        .with_failing(known_engines())
+        .with_failing()
         .annotate(has_session=ExpressionWrapper(HAS_SESSION, output_field=BooleanField()))
         .filter(user_id=user.pk)
         .values(
@@ -241,7 +241,7 @@ def account_of(user: Any) -> Account:
     states = (
         GarminAuthenticationState.objects.using_write_db()
         .with_login_under_way()
-        .with_failing(known_engines())
+        .with_failing()
     )
     state: Any = states.filter(user_id=user.pk).first()  # Any, for what is not a field.
     if state is None:

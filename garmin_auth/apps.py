@@ -9,5 +9,8 @@ class GarminAuthConfig(AppConfig):
 
     def ready(self) -> None:
         from .checks import register_checks
+        from .engines import known_engines
+        from .storage.querysets import StateQuerySet
 
         register_checks()
+        StateQuerySet.engine_names = staticmethod(known_engines)

@@ -13,7 +13,6 @@ from django.db.backends.signals import connection_created
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from garmin_auth.engines import known_engines
 from garmin_auth.exceptions import GarminUnavailable
 from garmin_auth.models import GarminAuthenticationState
 from garmin_auth.sessions import garmin_client
@@ -163,7 +162,7 @@ def test_for_a_connection_that_does_not_fail_nobody_looks_at_the_others(connect,
     """To find that none has worked since NULL takes a scan of the table, for each row of a page."""
     connect(user)
 
-    plan = GarminAuthenticationState.objects.with_failing(known_engines()).explain(analyze=True)
+    plan = GarminAuthenticationState.objects.with_failing().explain(analyze=True)
 
     looks = parts_of(plan, "InitPlan")
     assert looks
@@ -177,7 +176,7 @@ def test_in_an_outage_the_others_are_looked_for_once(people):
     began = timezone.now() - timedelta(days=4)
     states.update(failing_since=began, last_failed_at=timezone.now(), last_validated=began)
 
-    plan = states.with_failing(known_engines()).explain(analyze=True)
+    plan = states.with_failing().explain(analyze=True)
 
     assert parts_of(plan, "SubPlan") == []
     times = [

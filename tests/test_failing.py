@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from garmin_auth import signals
 from garmin_auth.accounts import account_of, badge_of
+from garmin_auth.engines.garth import GarthEngine
 from garmin_auth.exceptions import GarminUnavailable, RateLimited, TokenRefused
 from garmin_auth.health import Outcome, check_session, check_sessions
 from garmin_auth.login import disconnect, start_login
@@ -33,6 +34,12 @@ FAULTS = [
     ("html", {}, GarminUnavailable, "unavailable"),
     ("reset", {}, GarminUnavailable, "unavailable"),
 ]
+
+
+class SecondEngine(GarthEngine):
+    """A site's own."""
+
+    name = "second"
 
 
 @pytest.fixture
@@ -163,6 +170,7 @@ def test_who_fails_for_days_while_others_work_is_told_once(both, garmin, told):
     assert [(kind, name, reason) for kind, name, reason, _ in told] == [
         ("failing", "ana", "unavailable")
     ]
+    assert list(states.failing()) == [state_of(ana)]
     assert state_of(ana).failing_since == told[0][3] == since - timedelta(days=3)
     assert state_of(ana).session_data is not None
     assert badge_of(ana).status == "failing"
@@ -274,6 +282,42 @@ def test_the_only_connection_of_a_site_fails_if_garmin_says_so_and_not_in_an_out
     days_pass(4, user)
     check_sessions()
     assert bool(told) is tells
+
+
+@pytest.mark.parametrize(("failing", "tells"), [(2, 2), (3, 0)])
+def test_two_whom_garmin_refuses_are_told_and_three_are_an_outage(
+    people, garmin, told, failing, tells
+):
+    users = people(failing)
+    garmin.fail("api", "unauthorized_other", times=None)
+    check_sessions()
+    days_pass(4, *users)
+    check_sessions()
+    assert len(told) == tells
+
+
+def test_an_outage_is_logged_once_for_each_engine_and_domain(
+    both, django_user_model, connect, garmin, settings, caplog
+):
+    settings.GARMIN_AUTH_DOMAIN = ["garmin.com", "garmin.cn"]
+    settings.GARMIN_AUTH_ENGINES = {"second": "tests.test_failing.SecondEngine"}
+    ana, ben = both
+    cleo = django_user_model.objects.create_user("cleo")
+    states.filter(user=ben).update(engine="second")
+    connect(cleo, "cleo@example.com", domain="garmin.cn")
+    garmin.fail("api", "status", times=None, status=503)
+    check_sessions()
+    days_pass(4, ana, ben, cleo)
+
+    for _ in range(2):
+        check_sessions()
+
+    outages = [record for record in caplog.records if getattr(record, "event", "") == "outage"]
+    assert sorted((record.engine, record.domain) for record in outages) == [
+        ("garth", "garmin.cn"),
+        ("garth", "garmin.com"),
+        ("second", "garmin.com"),
+    ]
 
 
 def test_another_engine_that_works_proves_nothing(both, garmin, told):

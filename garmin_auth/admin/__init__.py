@@ -21,7 +21,7 @@ from .. import signals
 from ..checking.pool import WorkerPool
 from ..checking.report import Outcome
 from ..conf import conf
-from ..engines import known_engines, offered_domains
+from ..engines import offered_domains
 from ..health import StopRule, check_session
 from ..limits import mass_failure
 from ..login import disconnect
@@ -127,7 +127,7 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
 
     def get_queryset(self, request):
         """Annotate each row with whether a login is in progress, and whether it keeps failing."""
-        return super().get_queryset(request).with_login_under_way().with_failing(known_engines())
+        return super().get_queryset(request).with_login_under_way().with_failing()
 
     def get_ordering(self, request):
         """Sort by last change, newest first; under a time filter, by that time, earliest first."""

@@ -24,7 +24,7 @@ def state_in_words(state: Any) -> Any:
     Nothing is decrypted.
 
     Args:
-        state: a GarminAuthenticationState of ``with_login_under_way()`` and ``with_failing()``.
+        state: a GarminAuthenticationState of ``with_login_under_way().with_failing()``.
     """
     facts = []
     if state.connected_at is not None:

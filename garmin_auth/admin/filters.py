@@ -27,7 +27,7 @@ def who_must_act(rows: Any) -> dict[str, Q]:
     not_for_a_week = Q(last_validated__lt=week) | Q(last_validated=None, connected_at__lt=week)
     return {
         "reconnect": Q(status=Status.DISCONNECTED, ended_reason=EndedReason.EXPIRED),
-        "failing": rows.failing_condition(known_engines()),
+        "failing": rows.failing_condition(),
         "soon": Q(HAS_SESSION) & soon(),
         "code": Q(status=Status.MFA_PENDING),
         "staff": Q(HAS_SESSION) & not_for_a_week,

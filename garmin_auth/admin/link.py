@@ -9,7 +9,6 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
-from ..engines import known_engines
 from ..models import GarminAuthenticationState, Status
 from .display import state_in_words
 
@@ -43,8 +42,8 @@ class GarminAccountLink:
 
     @admin.display(description=_("Garmin account"))
     def garmin_account(self, user):
-        states = GarminAuthenticationState.objects.with_login_under_way()
-        state = states.with_failing(known_engines()).filter(user_id=user.pk).first()
+        states = GarminAuthenticationState.objects.with_login_under_way().with_failing()
+        state = states.filter(user_id=user.pk).first()
         if state is None:
             return Status.NONE.label
         if not self.admin_site.is_registered(GarminAuthenticationState):

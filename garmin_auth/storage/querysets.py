@@ -4,7 +4,7 @@ Each is one UPDATE with its condition in the WHERE clause (compare-and-set), so 
 locks: the method returns whether it took effect. A write that a deadlock has undone is retried.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -126,6 +126,9 @@ class Lease(NamedTuple):
 
 class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
     """The rows, and their transitions."""
+
+    # Returns the names of all engines. This layer knows none: apps.py says it.
+    engine_names: Callable[[], Iterable[str]] = tuple
 
     def using_write_db(self) -> "StateQuerySet":
         """Return these rows from the database that is written to, because a replica may lag."""
@@ -406,26 +409,28 @@ class StateQuerySet(RepeatingQuerySet["GarminAuthenticationState"]):
         rows = self.using_write_db().filter(user_id__in=list(user_ids))
         return rows.update(last_checked_at=now, **found, **_NO_CLAIM)
 
-    def with_failing(self, engines: Iterable[str]) -> "StateQuerySet":
-        """Add ``is_failing``, as ``failing_condition`` says."""
-        failing = self.failing_condition(engines)
-        return self.annotate(is_failing=ExpressionWrapper(failing, models.BooleanField()))
+    def with_failing(self) -> "StateQuerySet":
+        """Add ``is_failing``: whether the connection has been failing for too long.
 
-    def failing_condition(self, engines: Iterable[str]) -> Q:
-        """Return the condition for connections that have been failing for too long.
-
-        That is so if the user has been told, or if it has failed for ``GARMIN_AUTH_FAILING_AFTER``
+        That is so if its user has been told, or if it has failed for ``GARMIN_AUTH_FAILING_AFTER``
         while others of its engine worked: otherwise it is an outage.
-
-        Args:
-            engines: the names of all engines that there are.
         """
+        return self.annotate(
+            is_failing=ExpressionWrapper(self.failing_condition(), models.BooleanField())
+        )
+
+    def failing(self) -> "StateQuerySet":
+        """Return the connections that have been failing for too long, as ``with_failing`` says."""
+        return self.filter(self.failing_condition())
+
+    def failing_condition(self) -> Q:
+        """Return the condition for connections that have been failing for too long."""
         # One value for each engine and domain, which a query reads once. To look for others of each
         # row would be a scan of the table for each in an outage, when there are none to be found.
         last_worked = Case(
             *(
                 When(engine=engine, domain=domain, then=self._last_worked(engine, domain))
-                for engine, domain in product(engines, DOMAINS)
+                for engine, domain in product(self.engine_names(), DOMAINS)
             ),
             output_field=models.DateTimeField(),
         )
