@@ -239,9 +239,7 @@ def account_of(user: Any) -> Account:
         The Account. If the user has no row, its status is NONE.
     """
     states = (
-        GarminAuthenticationState.objects.using_write_db()
-        .with_login_under_way()
-        .with_failing()
+        GarminAuthenticationState.objects.using_write_db().with_login_under_way().with_failing()
     )
     state: Any = states.filter(user_id=user.pk).first()  # Any, for what is not a field.
     if state is None:

@@ -43,15 +43,16 @@ TESTS = {
     "test_regions.py test_async.py limits/test_cooldown.py",
     "logins/attending": "logins/test_background.py",
     "logins/background": "logins/test_background.py",
-    "logins/importing": "test_login.py test_engine_choice.py management/test_import_command.py",
-    "logins/kept": "logins/test_background.py",
+    "logins/importing": "management/test_import_command.py engines/test_garminconnect_sessions.py "
+    "limits/test_cooldown.py test_regions.py logins/test_permission.py",
+    "logins/kept": "test_views.py test_progress.py test_engine_choice.py test_regions.py",
     "logins/outcomes": "test_login.py limits/test_throttle.py limits/test_cooldown.py "
     "limits/test_engines_apart.py limits/test_repetitions.py storage/test_lifetimes.py "
     "logins/test_background.py",
-    "logins/pending": "test_login.py",
+    "logins/pending": "test_login.py limits/test_repetitions.py",
     "logins/permission": "logins/test_permission.py",
     "logins/records": "logins/test_records.py",
-    "logins/results": "test_login.py",
+    "logins/results": "test_views.py test_templates.py",
     "logins/ways": "test_engine_choice.py",
     "sessions": "test_sessions.py test_failing.py limits/test_mass_failure.py test_async.py "
     "test_threads_of_a_block.py test_callers_transaction.py engines/test_hazards.py",

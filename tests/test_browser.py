@@ -545,7 +545,8 @@ def show(open_page, garmin, connect, client, user, other_user, mfa_account):
         elif name in ("status_under_way", "progress"):
             states.begin_login(user.pk, "a login", 600)
             session = client.session
-            session[KEPT] = {"email": str(encrypt(EMAIL)), "sent_at": int(time.time()) - 17}
+            kept = {"email": str(encrypt(EMAIL)), "engine": "", "domain": ""}
+            session[KEPT] = {**kept, "sent_at": int(time.time()) - 17}
             session.save()
         elif name == "status_login_failed":
             states.begin_login(user.pk, "a login", 600)

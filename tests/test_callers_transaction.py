@@ -1,22 +1,27 @@
 """A refresh is never part of the caller's transaction, and locks no row beyond itself."""
 
+import asyncio
+import threading
 from contextvars import copy_context
 from datetime import timedelta
 
 import pytest
-from django.db import connection, transaction
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import connection, connections, transaction
 from django.db.migrations import Migration, RunPython
 from django.db.migrations.state import ProjectState
 from django.utils import timezone
 
+from garmin_auth import signals
 from garmin_auth.engines import get_engine
 from garmin_auth.exceptions import GarminUnavailable, SessionExpired
-from garmin_auth.login import import_session
+from garmin_auth.login import disconnect, import_session
 from garmin_auth.models import GarminAuthenticationState, Status
 from garmin_auth.sessions import garmin_client
 from garmin_auth.storage.threads import NoThread, run_in_thread
+from garmin_auth.storage.transactions import non_atomic_everywhere, refuse_atomic
 from tests.conftest import BUILT_IN, EMAIL, REFRESH, state_of
-from tests.waiting import in_threads
+from tests.waiting import in_threads, wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_database]
 states = GarminAuthenticationState.objects
@@ -197,6 +202,8 @@ def test_a_row_that_the_caller_has_locked_ends_the_call_in_time(connected, garmi
         with pytest.raises(GarminUnavailable, match="row is locked"):
             client.connectapi(PROFILE)
 
+    # It goes on now, and is not to take longer than a lease of one second.
+    wait_until(lambda: not any("refresh" in thread.name for thread in threading.enumerate()))
     assert use(connected) == EMAIL
 
 
@@ -215,6 +222,87 @@ def test_a_bug_in_a_refresh_is_not_taken_for_a_fault_of_garmins(
 
     with pytest.raises(raised), garmin_client(connected) as client:
         client.connectapi(PROFILE)
+
+
+# Another database than the default
+
+
+class Router:
+    def db_for_write(self, model, **hints):
+        return "another"
+
+
+@pytest.fixture
+def on_another_database(transactional_db, settings, monkeypatch):
+    """The app is not on the default database; both are one here, by two names."""
+    monkeypatch.setitem(connections.settings, "another", {**connections.settings["default"]})
+    settings.DATABASE_ROUTERS = [f"{__name__}.Router"]
+    connection.ensure_connection()
+    # On SQLite, a transaction that has not written anything must lock nothing.
+    monkeypatch.setattr(connections["default"], "transaction_mode", "DEFERRED", raising=False)
+    connections["another"].connect()
+    yield
+    connections["another"].close()
+    del connections["another"]
+
+
+def test_a_transaction_on_another_database_is_the_callers_affair(
+    user, connect, on_another_database
+):
+    connect(user)
+
+    with transaction.atomic(), garmin_client(user) as client:
+        client.connectapi(PROFILE)
+
+    assert state_of(user).last_validated is not None
+
+
+def test_a_transaction_on_the_apps_database_is_refused(user, connect, on_another_database):
+    connect(user)
+
+    with transaction.atomic(using="another"), pytest.raises(RuntimeError, match="must not run"):
+        use(user)
+
+
+def test_a_signal_waits_for_no_commit_on_another_database(user, connect, on_another_database):
+    heard = []
+
+    def receiver(**kwargs):
+        heard.append(kwargs["user"])
+
+    signals.session_disconnected.connect(receiver)
+    connect(user)
+    try:
+        with transaction.atomic():
+            disconnect(user)
+            assert heard == [user]
+    finally:
+        signals.session_disconnected.disconnect(receiver)
+
+
+def test_a_view_is_exempt_from_atomic_requests_on_every_database(on_another_database):
+    def view(request):
+        return "an answer"
+
+    exempt = non_atomic_everywhere(view)
+
+    assert exempt(None) == "an answer"
+    assert exempt._non_atomic_requests == {"default", "another"}
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("start_login", r"await astart_login\(\)$"),
+        ("cancel_mfa", r"await sync_to_async\(cancel_mfa\)\(\)$"),
+    ],
+)
+def test_in_async_code_the_message_says_what_to_await(name, instead):
+    async def block():
+        refuse_atomic(name)
+
+    with pytest.raises(SynchronousOnlyOperation, match=rf"^{name}\(\) .*{instead}"):
+        asyncio.run(block())
 
 
 def migrate(operation, **attributes):

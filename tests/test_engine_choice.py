@@ -17,6 +17,7 @@ from garmin_auth.exceptions import InvalidCredentials
 from garmin_auth.health import Outcome, check_session
 from garmin_auth.limits import throttle
 from garmin_auth.login import connect_with_key, start_login
+from garmin_auth.logins.ways import several_domains, takes_key, way_of
 from garmin_auth.models import GarminAuthenticationState
 from garmin_auth.notices import expiry_mail
 from garmin_auth.sessions import garmin_client
@@ -118,7 +119,33 @@ def test_each_engine_of_the_list_is_checked(settings):
     ]
 
 
+@pytest.mark.parametrize(
+    ("value", "domains"),
+    [
+        ("garmin.cn", ("garmin.cn",)),
+        (["garmin.cn"], ("garmin.cn",)),
+        (["garmin.com", "garmin.cn"], ("garmin.com", "garmin.cn")),
+    ],
+)
+def test_a_way_has_the_domains_that_are_offered(settings, value, domains):
+    settings.GARMIN_AUTH_DOMAIN = value
+
+    assert way_of("key").domains == domains
+    assert several_domains() is (len(domains) == 2)
+
+
+def test_a_list_of_domains_that_cannot_work_offers_no_choice(settings):
+    settings.GARMIN_AUTH_DOMAIN = ["garmin.com", "evil.example"]
+
+    assert several_domains() is False
+
+
 # In Python
+
+
+def test_where_there_is_no_engine_there_is_no_key(one):
+    assert takes_key("key")
+    assert not takes_key("")
 
 
 def test_each_way_finds_the_first_engine_of_its_kind(several):

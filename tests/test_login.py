@@ -1,9 +1,10 @@
 import json
 import threading
+from datetime import timedelta
 
 import pytest
 from django.core.cache.backends.locmem import LocMemCache
-from django.db import connections, transaction
+from django.db import connection, connections, transaction
 from django.dispatch import Signal
 from django.utils import timezone
 
@@ -19,16 +20,20 @@ from garmin_auth.exceptions import (
 )
 from garmin_auth.login import (
     Connected,
+    MFARequired,
+    begin_login,
     cancel_mfa,
     disconnect,
     pending_login,
     start_login,
     submit_mfa,
 )
+from garmin_auth.logins import attending
 from garmin_auth.logins.pending import load, wrong_code
 from garmin_auth.logins.records import to_record
 from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
 from tests.conftest import EMAIL, PASSWORD, raw_row, state_of
+from tests.waiting import wait_for_logins
 
 pytestmark = pytest.mark.every_database
 WRONG = "000000"
@@ -58,7 +63,7 @@ def received():
             continue
 
         def receiver(sender, signal, name=name, **kwargs):
-            calls.append((name, kwargs))
+            calls.append((name, {"sender": sender, **kwargs}))
 
         receivers.append((signal, receiver))
         signal.connect(receiver)
@@ -170,6 +175,35 @@ def test_the_end_of_a_login_is_not_the_end_of_the_next(
     waiting.join()
 
     assert pending_login(user).attempts_left == attempts
+
+
+def test_no_attempt_is_left_where_the_site_allows_fewer_meanwhile(user, pending, settings):
+    for _ in range(2):
+        with pytest.raises(InvalidMFACode):
+            submit_mfa(user, WRONG)
+    settings.GARMIN_AUTH_MFA_MAX_ATTEMPTS = 1
+    assert pending_login(user).attempts_left == 0
+
+
+def test_no_time_is_left_of_a_login_that_has_expired():
+    assert MFARequired("", timezone.now() - timedelta(hours=1)).seconds_left == 0
+
+
+def test_a_login_that_begins_before_the_attempt_is_counted_stays(user, pending):
+    begun = []
+
+    def begin_another(execute, sql, *rest):
+        if sql.startswith("UPDATE") and not begun:
+            begun.append(sql)
+            start_login(user, EMAIL, PASSWORD)
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(begin_another), pytest.raises(ChallengeExpired) as caught:
+        submit_mfa(user, WRONG)
+
+    assert "mfa_attempts" in begun[0]
+    assert caught.value.reason == "gone"
+    assert pending_login(user).attempts_left == 5
 
 
 def test_a_fault_keeps_the_login(user, pending, garmin):
@@ -385,6 +419,20 @@ def test_a_login_under_way_is_something_to_disconnect(user):
     assert not account_of(user).login_under_way
 
 
+def test_the_same_password_at_another_service_is_another_background_login(
+    user, account, garmin, gate, settings, monkeypatch
+):
+    monkeypatch.setattr(attending, "TURN_POLL", 0.05)
+    settings.GARMIN_AUTH_DOMAIN = ["garmin.cn", "garmin.com"]
+    begin_login(user, EMAIL, PASSWORD)
+    begin_login(user, EMAIL, PASSWORD, domain="garmin.com")
+    gate.set()
+    wait_for_logins()
+
+    assert garmin.counts["login"] == 2
+    assert account_of(user).domain == "garmin.com"
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
     "call",
@@ -414,6 +462,7 @@ def test_each_transition_sends_its_signal(user, mfa_account, garmin, received):
         "session_disconnected",
     ]
     assert all(arguments["user"] == user for _, arguments in received)
+    assert {arguments["sender"] for _, arguments in received} == {GarminAuthenticationState}
     assert received[-1][1]["reason"] == "user"
 
 

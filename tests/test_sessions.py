@@ -21,6 +21,7 @@ from garmin_auth.exceptions import (
 from garmin_auth.login import disconnect
 from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
 from garmin_auth.sessions import garmin_client
+from garmin_auth.storage.session_rows import read_session
 from tests.conftest import EMAIL, PASSWORD, raw_row, state_of
 from tests.rows import damage
 
@@ -75,6 +76,19 @@ def test_a_block_without_a_call_notes_nothing(user, connect):
         pass
 
     assert state_of(user).last_validated is None
+
+
+def test_each_time_of_the_row_is_read(user, connect):
+    connect(user)
+    names = ("session_ends_at", "session_renew_at", "session_ends_soon_at")
+    names += ("last_validated", "failing_since", "failing_told_at")
+    stored = {name: timezone.now() + timedelta(days=n) for n, name in enumerate(names)}
+    GarminAuthenticationState.objects.update(**stored)
+
+    row = read_session(user)
+
+    read = {**vars(row), **vars(row.life)}
+    assert {name: read[name] for name in names} == stored
 
 
 @pytest.mark.django_db(transaction=True)

@@ -30,7 +30,8 @@ def build(folder: Path) -> Path:
     with tempfile.TemporaryDirectory() as copy:
         left_out = shutil.ignore_patterns(".git", *IGNORED)
         shutil.copytree(ROOT, copy, ignore=left_out, dirs_exist_ok=True)
-        _run("build", "--outdir", str(folder), copy)
+        installer = ["--installer", "uv"] if shutil.which("uv") else []
+        _run("build", *installer, "--outdir", str(folder), copy)
         (sdist,) = folder.glob("*.tar.gz")
         missing = _files(Path(copy)) - _contents_of_sdist(sdist)
     if missing:

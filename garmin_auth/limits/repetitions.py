@@ -116,7 +116,7 @@ def began_background(submission: Submission) -> datetime | None:
 
 
 def _background_key(submission: Submission) -> str:
-    return tenant_cache_key("background", submission.kind, submission.user.pk)
+    return tenant_cache_key("background", submission.user.pk)
 
 
 def _send(submission: Submission, send: Callable[[], T]) -> T:

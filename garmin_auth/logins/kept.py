@@ -60,7 +60,7 @@ def kept_login(request: HttpRequest) -> KeptLogin:
         email = decrypt(kept["email"])
     except SessionUnreadable:
         return KeptLogin()
-    return KeptLogin(email, max(0, seconds), kept.get("engine", ""), kept.get("domain", ""))
+    return KeptLogin(email, max(0, seconds), kept["engine"], kept["domain"])
 
 
 def forget_login(request: HttpRequest) -> None:

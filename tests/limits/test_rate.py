@@ -5,11 +5,14 @@ import time
 from itertools import pairwise
 
 import pytest
+import time_machine
 from django.core import checks
+from django.core.cache import cache
 from django.core.management import call_command
 
 from garmin_auth.limits import cooldown
-from garmin_auth.limits.rate import Pace, reserve_turn
+from garmin_auth.limits.rate import KEPT, LOCK_TIMEOUT, Pace, reserve_turn
+from garmin_auth.limits.shared_cache import cache_key
 from tests.conftest import needs_redis, start_all
 
 RATE = 50
@@ -64,6 +67,81 @@ def test_a_run_with_a_rate_of_its_own_takes_none_of_the_sites_turns(settings):
         pace.wait(lambda: time.monotonic() > ends_at)
 
     assert reserve_turn(within=60) is not None
+
+
+class Clock:
+    """Only sleep moves it."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def test_a_run_is_as_fast_as_its_rate(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("garmin_auth.limits.rate.time", clock)
+    pace = Pace(2)
+
+    for _ in range(5):
+        pace.wait(lambda: False)
+
+    assert clock.now == pytest.approx(2)
+
+
+def test_a_run_without_a_rate_of_its_own_waits_for_its_turn(settings):
+    settings.GARMIN_AUTH_CHECK_RATE = 5
+    taken = reserve_turn(60)
+
+    Pace(None).wait(lambda: False)
+
+    assert time.time() > taken + 0.199
+
+
+def test_a_wait_for_a_turn_ends_with_an_interruption(settings):
+    settings.GARMIN_AUTH_CHECK_RATE = 0.001
+    reserve_turn(60)
+    answers = [True, False, False]
+
+    Pace(None).wait(answers.pop)
+
+    assert answers == []
+
+
+def test_a_turn_is_remembered_for_a_minute_after_it_has_passed(settings):
+    settings.GARMIN_AUTH_CHECK_RATE = 0.1
+    key = cache_key("next turn")
+    with time_machine.travel(1_000_000, tick=False) as clock:
+        for _ in range(3):
+            reserve_turn(60)
+        clock.shift(30 + KEPT - 1)
+        assert cache.get(key) == 1_000_030
+        clock.shift(2)
+
+        assert cache.get(key) is None
+
+
+def test_a_process_killed_while_it_reserves_a_turn_delays_the_others_for_seconds(
+    settings, monkeypatch
+):
+    settings.GARMIN_AUTH_CHECK_RATE = 5
+    with time_machine.travel(0, tick=False) as clock:
+
+        def sleep(seconds):
+            clock.shift(seconds)
+            assert time.time() < 60
+
+        monkeypatch.setattr("garmin_auth.limits.rate.time.sleep", sleep)
+        with monkeypatch.context() as killed:
+            killed.setattr(cache, "delete", lambda key: None)
+            reserve_turn(60)
+
+        reserve_turn(60)
+
+        assert time.time() == pytest.approx(LOCK_TIMEOUT, abs=0.1)
 
 
 def test_a_turn_that_nobody_took_is_lost(settings):

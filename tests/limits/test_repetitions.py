@@ -1,10 +1,14 @@
 """What is sent twice goes to Garmin once; what differs waits for its turn."""
 
+import contextlib
 import threading
 import time
 
 import pytest
+import time_machine
+from django.utils import timezone
 
+from garmin_auth.engines.secret import Secret
 from garmin_auth.exceptions import (
     ChallengeExpired,
     GarminUnavailable,
@@ -13,6 +17,7 @@ from garmin_auth.exceptions import (
     TooManyAttempts,
 )
 from garmin_auth.limits import turns
+from garmin_auth.limits.repetitions import MEMORY, Submission
 from garmin_auth.login import (
     Connected,
     MFARequired,
@@ -69,6 +74,15 @@ def slow_garmin(second_click, monkeypatch):
 
 def test_a_double_click_sends_one_login_and_both_get_its_result(user, account, garmin, slow_garmin):
     results = in_threads(lambda number: start_login(user, EMAIL, PASSWORD), 2)
+
+    assert results == [Connected(), Connected()]
+    assert garmin.counts["login"] == 1
+
+
+def test_the_same_in_two_forms_is_one_login(user, account, garmin, slow_garmin):
+    results = in_threads(
+        lambda number: start_login(user, EMAIL, PASSWORD, idempotency_key=f"form {number}"), 2
+    )
 
     assert results == [Connected(), Connected()]
     assert garmin.counts["login"] == 1
@@ -157,6 +171,31 @@ def test_another_code_waits_and_is_tried(user, pending, garmin, slow_garmin):
     assert results[1] == Connected()
 
 
+def test_a_code_does_not_wait_for_a_login(user, pending, garmin, monkeypatch):
+    under_way, code_sent, answer = threading.Event(), threading.Event(), steps.answer
+
+    def answer_late(step, *arguments):
+        if step == "login":
+            under_way.set()
+            code_sent.wait(60)
+        return answer(step, *arguments)
+
+    monkeypatch.setattr(steps, "answer", answer_late)
+
+    def work(number):
+        if number:
+            return start_login(user, EMAIL, PASSWORD)
+        under_way.wait(60)
+        try:
+            return submit_mfa(user, garmin.mfa_code(EMAIL))
+        finally:
+            code_sent.set()
+
+    results = in_threads(work, 2)
+
+    assert [type(result) for result in results] == [Connected, MFARequired]
+
+
 @pytest.mark.every_database
 def test_twenty_parallel_wrong_codes_are_at_most_five_for_garmin(user, mfa_account, garmin):
     start_login(user, EMAIL, PASSWORD)
@@ -187,6 +226,14 @@ def test_a_form_sent_again_is_refused_again(user, account, garmin):
     assert garmin.counts["login"] == 1
 
 
+def test_the_same_in_another_form_is_tried(user, account, garmin):
+    for form in ("first", "second"):
+        with pytest.raises(InvalidCredentials):
+            start_login(user, EMAIL, "wrong", idempotency_key=form)
+
+    assert garmin.counts["login"] == 2
+
+
 def test_another_password_in_the_same_form_is_tried(user, account, garmin):
     with pytest.raises(InvalidCredentials):
         start_login(user, EMAIL, "wrong", idempotency_key="form")
@@ -214,6 +261,14 @@ def test_another_users_form_is_not_the_same(user, other_user, account, garmin):
     start_login(user, EMAIL, PASSWORD, idempotency_key="form")
 
     assert start_login(other_user, EMAIL, PASSWORD, idempotency_key="form") == Connected()
+    assert garmin.counts["login"] == 2
+
+
+def test_another_users_failure_is_not_the_same(user, other_user, account, garmin):
+    for each in (user, other_user):
+        with pytest.raises(InvalidCredentials):
+            start_login(each, EMAIL, "wrong", idempotency_key="form")
+
     assert garmin.counts["login"] == 2
 
 
@@ -270,12 +325,45 @@ def test_the_same_is_not_begun_again_while_it_is_under_way(user, account, garmin
     assert garmin.counts["login"] == 1
 
 
+@pytest.mark.parametrize("password", [PASSWORD, "wrong"])
+@pytest.mark.parametrize("log_in", [start_login, begin_login])
+def test_a_form_is_remembered_for_ten_minutes(user, account, garmin, slow_logins, log_in, password):
+    def send():
+        with contextlib.suppress(InvalidCredentials):
+            log_in(user, EMAIL, password, idempotency_key="form")
+        wait_for_logins()
+        return garmin.counts["login"]
+
+    with time_machine.travel(timezone.now()) as clock:
+        assert send() == 1
+        clock.shift(MEMORY - 60)
+        assert send() == 1
+        clock.shift(61)
+        assert send() == 2
+
+
+def test_the_same_is_not_begun_again_after_another_users_login(
+    user, other_user, account, garmin, gate
+):
+    begin_login(user, EMAIL, PASSWORD)
+    begin_login(other_user, EMAIL, "wrong")
+    begin_login(user, EMAIL, PASSWORD)
+    gate.set()
+    wait_for_logins()
+
+    assert garmin.counts["login"] == 2
+
+
 def test_the_cache_knows_no_password(user, mfa_account, garmin, cached):
     start_login(user, EMAIL, PASSWORD, idempotency_key="form")
     code = garmin.mfa_code(EMAIL)
     submit_mfa(user, code, idempotency_key="form")
 
     assert [text for text in cached() if PASSWORD in text or EMAIL in text or code in text] == []
+
+
+def test_what_the_cache_knows_fits_too_many_passwords_to_find_one(user):
+    assert len(Submission("login", user, (Secret(PASSWORD),)).fingerprint) == 4
 
 
 def test_an_earlier_connection_is_not_the_result_of_a_cancelled_login(user, connect, garmin):

@@ -44,6 +44,7 @@ from garmin_auth.sessions import garmin_client
 from garmin_auth.storage.querysets import StateQuerySet
 from tests.conftest import BUILT_IN, EMAIL, PASSWORD, raw_row, state_of
 from tests.slow_engine import SlowGarthEngine
+from tests.storage.test_threads import _entered, entered
 from tests.waiting import wait_for_logins, wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_database]
@@ -703,19 +704,77 @@ def test_room_is_given_back(user, account, slow_logins, settings):
     assert account_of(user).connected
 
 
+@pytest.mark.parametrize("threads", [0, 1])
 def test_where_the_machine_has_no_thread_nothing_is_left_under_way(
-    user, account, slow_logins, monkeypatch
+    user, account, slow_logins, monkeypatch, settings, threads
 ):
-    def refuse(self):
-        raise RuntimeError("can't start new thread")
+    settings.GARMIN_AUTH_LOGIN_WORKERS = 1
+    start, started = threading.Thread.start, []
 
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(TooManyLogins):
-            begin_login(user, EMAIL, PASSWORD)
+    def refuse(self):
+        if len(started) == threads:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        start(self)
+
+    for _ in range(6):  # None of them counts.
+        started.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(TooManyLogins):
+                begin_login(user, EMAIL, PASSWORD)
+        wait_for_logins()
     assert not account_of(user).login_under_way
     log_in(user)
     assert account_of(user).connected
+
+
+def test_a_place_is_one_calls_until_it_is_given_back(settings):
+    settings.GARMIN_AUTH_LOGIN_WORKERS = 1
+    room = background.Room()
+
+    assert room.take()
+    assert not room.take()
+    room.give_back()
+    assert room.take()
+
+
+def test_a_call_is_waited_for_to_the_end_of_its_time():
+    call = background.Call()
+    call.begin()
+
+    assert call.outlast(0.9, 0.01, meanwhile=lambda: call.make(lambda: "its result"))
+    assert call.result() == "its result"
+
+
+def test_both_threads_are_within_the_sites_context(
+    user, account, slow_logins, settings, monkeypatch
+):
+    settings.GARMIN_AUTH_THREAD_CONTEXT = "tests.storage.test_threads.tenant_for_a_thread"
+    seen = []
+
+    class Look:
+        def wait(self, seconds):
+            seen.append(("engine", getattr(entered, "name", None)))
+
+    def receiver(**kwargs):
+        seen.append(("receiver", getattr(entered, "name", None)))
+
+    monkeypatch.setattr(SlowGarthEngine, "gate", Look())
+    signals.session_connected.connect(receiver)
+    try:
+        with _entered("ana's site"):
+            log_in(user)
+    finally:
+        signals.session_connected.disconnect(receiver)
+    assert seen == [("engine", "ana's site"), ("receiver", "ana's site")]
+
+
+def test_a_login_keeps_no_process_alive(user, account, gate):
+    begin_login(user, EMAIL, PASSWORD)
+
+    threads = [thread for thread in threading.enumerate() if thread.name == background.THREAD_NAME]
+    assert [thread.daemon for thread in threads] == [True, True]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

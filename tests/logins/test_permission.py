@@ -57,6 +57,14 @@ def test_a_user_who_may_not_is_told_the_sites_sentence(rule, step, user, garmin,
     assert state_of(user) is None
 
 
+def test_without_a_rule_everybody_connects(step, user, settings):
+    settings.GARMIN_AUTH_MAY_CONNECT = None
+
+    step()
+
+    assert state_of(user).session_data
+
+
 @pytest.mark.parametrize("answer", [True, "", gettext_lazy("")])
 def test_a_user_who_may_connects(rule, step, user, answer):
     rule["ana"] = answer
@@ -72,7 +80,7 @@ def test_a_plain_no_has_a_sentence_too(rule, step):
     with pytest.raises(NotAllowed) as caught:
         step()
 
-    assert str(caught.value.user_message)
+    assert caught.value.user_message == "You cannot connect a Garmin account on this site."
 
 
 @pytest.mark.parametrize("answer", [None, 1, 0, []])

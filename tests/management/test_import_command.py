@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import transaction
 
 from garmin_auth.exceptions import SessionUnreadable
+from garmin_auth.limits import cooldown
 from garmin_auth.login import import_session, import_session_folder
 from garmin_auth.models import GarminAuthenticationState, Status
 from garmin_auth.sessions import garmin_client
@@ -527,6 +529,37 @@ def test_check_asks_garmin_and_stores_what_works(run, user, token, garmin):
     assert state_of(user).account_name.decrypt() == EMAIL
 
 
+def test_a_check_stores_when_it_was_and_whose_account_it_is(call, user, token):
+    call(token, "ana", "--check")
+
+    assert state_of(user).last_validated is not None
+    assert state_of(user).account_name.decrypt() == EMAIL
+
+
+def test_in_python_too_garmin_is_asked_only_where_a_check_is_wanted(user, token, folder, garmin):
+    import_session(user, token, engine="garth")
+    import_session_folder(user, folder, engine="garth")
+    assert sum(garmin.counts.values()) == 0
+
+    import_session_folder(user, folder, engine="garth", check=True)
+    assert garmin.counts["api"] == 1
+
+
+def test_in_python_too_a_session_is_for_the_domain_that_is_named(user, token, folder, settings):
+    settings.GARMIN_AUTH_DOMAIN = ["garmin.com", "garmin.cn"]
+    for function, given in ((import_session, token), (import_session_folder, folder)):
+        with pytest.raises(SessionUnreadable):
+            function(user, given, engine="garth", domain="garmin.cn")
+
+    assert nothing_stored()
+
+
+@pytest.mark.parametrize("function", [import_session, import_session_folder])
+def test_a_transaction_is_refused_with_the_name_of_the_function(user, function):
+    with transaction.atomic(), pytest.raises(RuntimeError, match=rf"^{function.__name__}\(\) "):
+        function(user, "")
+
+
 def test_check_refuses_a_revoked_session(call, user, token, garmin):
     garmin.revoke(EMAIL)
 
@@ -567,7 +600,9 @@ def test_check_refreshes_an_access_token_that_is_refused(call, user, token, garm
 
 
 @pytest.mark.parametrize("step", ["api", "exchange"])
-def test_check_says_when_garmin_limits_the_rate(call, user, garmin, account, step):
+def test_check_says_when_garmin_limits_the_rate_and_begins_a_pause(
+    call, user, garmin, account, step
+):
     garmin.fail(step, "rate_limited")
 
     result = call(garmin.issue_session(account, access_expired=True), "ana", "--check")
@@ -576,6 +611,7 @@ def test_check_says_when_garmin_limits_the_rate(call, user, garmin, account, ste
     assert result.errors.startswith("Garmin is rate limiting this site")
     assert "Nothing was stored. Try again later, or leave out --check." in result.errors
     assert nothing_stored()
+    assert cooldown.seconds_left(cooldown.site_scope("garmin.com"))
 
 
 @pytest.mark.parametrize("fault", ["status", "blocked", "html", "reset"])

@@ -82,6 +82,21 @@ def test_a_damaged_row_breaks_no_dump_and_is_loaded_as_it_was(full, other_user, 
     assert state_of(other_user).session_data.decrypt() == "session"
 
 
+def test_a_value_of_a_dump_can_be_opened_before_it_is_saved(full):
+    damage(full, "mfa_challenge")
+
+    state = in_dump(dump("json"))
+
+    assert state.session_data.decrypt() == "the session"
+    with pytest.raises(SessionUnreadable):
+        state.mfa_challenge.decrypt()
+
+
+def in_dump(text):
+    [row] = serializers.deserialize("json", text)
+    return row.object
+
+
 def test_a_fixture_written_by_hand_is_encrypted(user, tmp_path):
     now = "2026-01-01T00:00:00Z"
     fields = {"user": user.pk, "session_data": "plain", "connected_at": now}
@@ -102,7 +117,10 @@ def ciphertexts_start(user):
 def test_an_instance_that_was_never_saved_is_serialised_encrypted(user):
     state = GarminAuthenticationState(user=user, session_data="the session")
 
-    assert "the session" not in serializers.serialize("json", [state], fields=["session_data"])
+    text = serializers.serialize("json", [state], fields=["session_data"])
+
+    assert "the session" not in text
+    assert in_dump(text).session_data.decrypt() == "the session"
 
 
 def test_a_join_opens_nothing(full, monkeypatch):
