@@ -496,14 +496,14 @@ def test_the_thread_is_within_the_context_of_the_thread_of_the_callers_queries(
     user, connect, settings
 ):
     """django-tenants keeps the tenant on the connection, which is that of a thread."""
-    from tests.storage.test_threads import _entered, entered
+    from tests.storage.test_threads import enter, entered
 
     settings.GARMIN_AUTH_THREAD_CONTEXT = "tests.storage.test_threads.tenant_for_a_thread"
     connect(user)
 
     async def request():
         async with ThreadSensitiveContext():
-            await sync_to_async(_entered("ana's site").__enter__)()  # As a middleware does.
+            await sync_to_async(enter("ana's site").__enter__)()  # As a middleware does.
             assert not hasattr(entered, "name")
             return await use_garmin(user, lambda client: (entered.name, fetch_name(client)))
 

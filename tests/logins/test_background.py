@@ -44,7 +44,7 @@ from garmin_auth.sessions import garmin_client
 from garmin_auth.storage.querysets import StateQuerySet
 from tests.conftest import BUILT_IN, EMAIL, PASSWORD, raw_row, state_of
 from tests.slow_engine import SlowGarthEngine
-from tests.storage.test_threads import _entered, entered
+from tests.storage.test_threads import enter, entered
 from tests.waiting import wait_for_logins, wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_database]
@@ -763,7 +763,7 @@ def test_both_threads_are_within_the_sites_context(
     monkeypatch.setattr(SlowGarthEngine, "gate", Look())
     signals.session_connected.connect(receiver)
     try:
-        with _entered("ana's site"):
+        with enter("ana's site"):
             log_in(user)
     finally:
         signals.session_connected.disconnect(receiver)

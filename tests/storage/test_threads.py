@@ -26,7 +26,7 @@ tenant = contextvars.ContextVar("tenant", default="none")
 entered = threading.local()
 
 
-class _entered:
+class enter:
     def __init__(self, name):
         self._name = name
 
@@ -43,13 +43,13 @@ class Keyed(nullcontext):
 
 def tenant_for_a_thread():
     """What a site names in GARMIN_AUTH_THREAD_CONTEXT."""
-    return _entered(getattr(entered, "name", "nobody"))
+    return enter(getattr(entered, "name", "nobody"))
 
 
 @pytest.fixture
 def named(settings):
     settings.GARMIN_AUTH_THREAD_CONTEXT = "tests.storage.test_threads.tenant_for_a_thread"
-    with _entered("ana's site"):
+    with enter("ana's site"):
         yield
 
 
@@ -82,7 +82,7 @@ def test_each_worker_of_a_pool_is_within_it(named):
 
 
 def test_without_the_setting_there_is_none():
-    with _entered("ana's site"):
+    with enter("ana's site"):
         context = Context()
         result = []
         thread = threading.Thread(
