@@ -25,8 +25,8 @@ from tests.services import (
     why_not_gettext,
 )
 
-# Tests that run at a time on SQLite, and one more: two more than there are cores, for many wait for
-# something else. Each worker has its own database and its own simulator.
+# Tests that run at a time on SQLite: two more than there are cores, for many wait for something else,
+# and this run lasts longest. Each worker has its own database and its own simulator.
 WORKERS = min((os.cpu_count() or 1) + 2, 6)
 # Cannot even be imported without the library.
 GARMINCONNECT = "garmin_auth/engines/garminconnect/*,garmin_auth/engines/http/curl.py"
@@ -86,7 +86,7 @@ def parallel(database: str) -> list[str]:
     """Return pytest's arguments for all tests that depend on this database."""
     # By file, for some of a module's fixtures are dear, the longest first (conftest.py); who ends
     # first helps.
-    workers = WORKERS - 1 if database == "sqlite" else max(1, WORKERS // 4)
+    workers = WORKERS if database == "sqlite" else max(1, WORKERS // 4)
     how = ["-n", str(workers), "--dist", "worksteal"]
     if database == "sqlite":
         return how

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -239,6 +240,18 @@ def test_killed_while_garmin_is_asked_the_session_lives(user, connect, garmin, s
     assert use(user) == EMAIL
 
 
+def stop(process):
+    """Stop a process, and wait until none of its threads runs: that takes the kernel a moment."""
+    process.send_signal(signal.SIGSTOP)
+    threads = Path(f"/proc/{process.pid}/task")
+    wait_until(
+        lambda: all(
+            (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+            for thread in threads.iterdir()
+        )
+    )
+
+
 def test_a_holder_that_was_asleep_when_its_lease_ended_stores_what_it_got(
     user, connect, garmin, start_python, hold
 ):
@@ -248,7 +261,7 @@ def test_a_holder_that_was_asleep_when_its_lease_ended_stores_what_it_got(
     connections.close_all()
     process = start_python("-c", f"import django; django.setup()\n{USE}")
     refresh.wait()
-    process.send_signal(signal.SIGSTOP)
+    stop(process)
     refresh.release()  # Garmin answers, and has rotated the token.
     states.update(lease_expires_at=None)
 
