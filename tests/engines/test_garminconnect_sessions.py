@@ -244,12 +244,13 @@ def stop(process):
     """Stop a process, and wait until none of its threads runs: that takes the kernel a moment."""
     process.send_signal(signal.SIGSTOP)
     threads = Path(f"/proc/{process.pid}/task")
-    wait_until(
-        lambda: all(
-            (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
-            for thread in threads.iterdir()
-        )
-    )
+    wait_until(lambda: all(is_stopped(thread) for thread in threads.iterdir()))
+
+
+def is_stopped(thread):
+    with contextlib.suppress(FileNotFoundError):  # It has ended.
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return True
 
 
 def test_a_holder_that_was_asleep_when_its_lease_ended_stores_what_it_got(
