@@ -25,8 +25,8 @@ from tests.services import (
     why_not_gettext,
 )
 
-# Tests that run at a time on SQLite, which last longest: two more than there are cores, for many wait
-# for something else. Each worker has its own database and its own simulator.
+# Tests that run at a time on SQLite, which last longest: two more than there are cores, for many
+# wait for something else. Each worker has its own database and its own simulator.
 WORKERS = min((os.cpu_count() or 1) + 2, 6)
 # Cannot even be imported without the library.
 GARMINCONNECT = "garmin_auth/engines/garminconnect/*,garmin_auth/engines/http/curl.py"
