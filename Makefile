@@ -8,7 +8,7 @@ ARGS ?=
 PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 READY := $(VENV)/.ready-$(VERSION)
-# uv takes a fifth of what pip does.
+# uv takes a fifth of the time that pip does.
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,\
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 

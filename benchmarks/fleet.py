@@ -24,9 +24,7 @@ from benchmarks.stage import ROOT, Stage
 
 DATABASES = ("postgresql",)
 NOTES = """
-A search, the filters by age and the counts beside the filters read every row or user. The rotation
-of keys was stopped for 17 minutes and had a CI run beside it for 29: in the 12 minutes before,
-PostgreSQL counted 480 rows a second.
+A search, the filters by age and the counts beside the filters read every row or user.
 """
 PROCESSES = 16
 TABLE = "garmin_auth_garminauthenticationstate"

@@ -183,7 +183,8 @@ class ForkedProcess:
 # Started as ``python ARGUMENTS``, it lets the fork server make that process, and ends as it does.
 COMMAND = """#!{executable} -SsE
 import json, os, signal, socket, sys
-if sys.argv[1:2] and sys.argv[1].startswith("-") and sys.argv[1] not in ("-c", "-m"):
+first = (sys.argv[1:] or ["-"])[0]
+if first.startswith("-") and first not in ("-c", "-m"):
     os.execv({executable!r}, [{executable!r}, *sys.argv[1:]])
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
