@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Figure, as_markdown, as_text, machine
+from benchmarks.figures import Figure, as_markdown, as_text, machine, packages
 from tests.services import why_not
 
 NAMES = (
@@ -69,6 +69,7 @@ def run(name: str, database: str, quick: bool) -> dict[str, Any] | None:
         return None
     return {
         "date": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": machine(),
         "load": load,
         "figures": json.loads(done.stdout.splitlines()[-1]),
     }
@@ -77,7 +78,7 @@ def run(name: str, database: str, quick: bool) -> dict[str, Any] | None:
 def keep(name: str, database: str, result: dict[str, Any]) -> None:
     """Replace the earlier result, and rewrite RESULTS.md."""
     data = json.loads(DATA.read_text()) if DATA.exists() else {"benchmarks": {}}
-    data["machine"] = machine()
+    data["packages"] = packages()
     data["benchmarks"].setdefault(name, {})[database] = result
     DATA.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
     RESULTS.write_text(report(data))
@@ -97,13 +98,14 @@ def report(data: dict[str, Any]) -> str:
             figures = [Figure(**figure) for figure in result["figures"]]
             everything += figures
             lines += [
-                f"On {database}, {result['date']}, load average {result['load']} at the start:\n"
+                f"On {database}, {result['date']}, {result['machine']}, load average "
+                f"{result['load']} at the start:\n"
             ]
             lines += [as_markdown(figures) + "\n"]
         if notes := getattr(what, "NOTES", ""):
             lines.append(notes.strip() + "\n")
         sections.append("\n".join(lines))
-    about = "\n".join(f"- {key}: {value}" for key, value in data["machine"].items())
+    about = "\n".join(f"- {key}: {value}" for key, value in data["packages"].items())
     head = (
         f"# Results\n\nWritten by `make bench`; do not edit. {summary(everything)}\n\n"
         "Each ratio is measured in one run, in which both sides take turns. The median is compared "

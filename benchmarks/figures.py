@@ -105,14 +105,18 @@ def as_markdown(figures: Iterable[Figure]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def machine() -> dict[str, str]:
-    """Return what the figures depend on, besides our code."""
+def machine() -> str:
+    """Return what the machine is that measures: its processor, cores and memory."""
     with open("/proc/cpuinfo") as lines:
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    model = models[0] if models else platform.machine()
+    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GB"
+
+
+def packages() -> dict[str, str]:
+    """Return the versions of what the figures depend on, besides our code."""
     return {
-        "CPU": f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores",
-        "memory": f"{memory:.0f} GB",
         "system": platform.platform(terse=True),
         "Python": platform.python_version(),
         "SQLite": sqlite3.sqlite_version,

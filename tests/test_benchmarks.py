@@ -97,11 +97,16 @@ def test_the_summary_names_what_is_not_met():
     assert summary(figures) == "1 of 2 goals are met; not met: slow."
 
 
-def test_the_report_has_the_machine_and_each_table():
-    result = {"date": "today", "load": "0.1", "figures": [vars(Figure("one call", 0.5))]}
-    text = report({"machine": {"CPU": "a model"}, "benchmarks": {"client": {"sqlite": result}}})
+def test_the_report_has_the_machine_of_each_table():
+    result = {
+        "date": "today",
+        "machine": "a model, 2 cores",
+        "load": "0.1",
+        "figures": [vars(Figure("one call", 0.5))],
+    }
+    text = report({"packages": {"Django": "6.0"}, "benchmarks": {"client": {"sqlite": result}}})
 
-    assert "- CPU: a model" in text
+    assert "- Django: 6.0" in text
     assert "## client" in text
-    assert "On sqlite, today, load average 0.1" in text
+    assert "On sqlite, today, a model, 2 cores, load average 0.1" in text
     assert "| one call | 0.50 × |" in text
