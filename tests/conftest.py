@@ -22,7 +22,7 @@ from garmin_auth.testing.garmin import steps
 from tests import services
 from tests import settings as test_settings
 from tests.flush import make_cheap
-from tests.fork_server import ForkServer
+from tests.fork_server import FEW_COLLECTIONS, ForkServer
 from tests.waiting import wait_for_logins
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,6 +69,7 @@ needs_redis = pytest.mark.skipif(
 
 def pytest_configure(config):
     """Where nothing may be left out, skipping half of the tests is no success."""
+    gc.set_threshold(*FEW_COLLECTIONS)
     for engine, reason in (
         ("garminconnect", services.why_not_garminconnect()),
         ("personal", services.why_not_personal()),

@@ -27,7 +27,7 @@ from garmin_auth.models import GarminAuthenticationState
 from tests.conftest import EMAIL, PASSWORD, needs_garminconnect, state_of
 from tests.waiting import wait_for_logins
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_database]
+pytestmark = pytest.mark.django_db(transaction=True)
 states = GarminAuthenticationState.objects
 
 STATUS, LOGIN, MFA = "/garmin/", "/garmin/login/", "/garmin/mfa/"

@@ -32,7 +32,7 @@ from garmin_auth.sessions import garmin_client
 from tests.conftest import EMAIL, PASSWORD, needs_garminconnect, needs_personal, state_of
 from tests.waiting import wait_for_logins
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_database]
+pytestmark = pytest.mark.django_db(transaction=True)
 states = GarminAuthenticationState.objects
 COM, CN = "garmin.com", "garmin.cn"
 STATUS, LOGIN, MFA = "/garmin/", "/garmin/login/", "/garmin/mfa/"

@@ -13,6 +13,7 @@ import shutil
 import sys
 import traceback
 from contextlib import contextmanager
+from functools import cache
 from itertools import count
 from pathlib import Path
 from unittest import mock
@@ -201,9 +202,14 @@ class Text:
     def has(self, value, kind):
         if kind == CODE:
             return value in self._codes
-        escaped = json.dumps(value)[1:-1]
-        forms = {value, quote(value), quote_plus(value), html.escape(value), escaped}
-        return any(form in self._text for form in forms)
+        return any(form in self._text for form in forms_of(value))
+
+
+@cache
+def forms_of(value):
+    """How a value is written in text, URLs, forms, HTML and JSON."""
+    escaped = json.dumps(value)[1:-1]
+    return {value, quote(value), quote_plus(value), html.escape(value), escaped}
 
 
 def database_places():
@@ -247,6 +253,9 @@ def error_report(exc_type, exc, tb):
     # Of a chained exception the report reads this, whatever it is given.
     exc = exc.with_traceback(tb)
     reporter = ExceptionReporter(None, exc_type, exc, tb, is_email=True)
+    # Both are made of this, which takes longest.
+    data = reporter.get_traceback_data()
+    reporter.get_traceback_data = lambda: data
     return reporter.get_traceback_html() + reporter.get_traceback_text()
 
 

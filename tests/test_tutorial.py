@@ -20,6 +20,7 @@ import pytest
 
 from tests.browser import kept_port
 from tests.conftest import BUILT_IN, ROOT
+from tests.fork_server import python_command
 from tests.markdown import Block, steps
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
@@ -101,8 +102,8 @@ class Browser:
 class Reader:
     """Somebody who does what the tutorial says."""
 
-    def __init__(self, folder, port, engine):
-        self.folder, self.port, self.engine = folder, port, engine
+    def __init__(self, folder, port, engine, commands):
+        self.folder, self.port, self.engine, self.commands = folder, port, engine, commands
         self.terminals = {}
         self.browser = Browser(f"http://127.0.0.1:{self.port}/")
 
@@ -136,11 +137,12 @@ class Reader:
             self.start(terminal, last[0])
 
     def run(self, command, promised, wanted):
+        ours = environment()
         done = subprocess.run(
             command,
             shell=True,
             cwd=self.folder,
-            env=environment(),
+            env={**ours, "PATH": f"{self.commands}{os.pathsep}{ours['PATH']}"},
             capture_output=True,
             text=True,
             timeout=PATIENCE,
@@ -194,9 +196,10 @@ class Reader:
 
 
 @pytest.fixture(params=BUILT_IN)
-def reader(request, tmp_path):
-    with kept_port() as port:
-        reader = Reader(tmp_path, port, request.param)
+def reader(request, tmp_path, tmp_path_factory, fork_server):
+    commands = tmp_path_factory.mktemp("commands")
+    with kept_port() as port, python_command(fork_server, commands):
+        reader = Reader(tmp_path, port, request.param, commands)
         yield reader
         reader.close()
 

@@ -20,6 +20,7 @@ from garmin_auth.engines.garth import GarthEngine
 from garmin_auth.forms import LoginForm, MFAForm
 from garmin_auth.limits import cooldown, throttle
 from garmin_auth.login import start_login
+from garmin_auth.logins.kept import KeptLogin
 from garmin_auth.models import EndedReason, GarminAuthenticationState
 from garmin_auth.views import LoginView, MFAView
 from tests.conftest import EMAIL, PASSWORD, raw_row, state_of
@@ -1408,3 +1409,7 @@ def test_a_report_hides_every_post_parameter(failing, settings, reports):
     failing.post(LOGIN, {**FORM, "anything": "s3cret"})
     assert "anything" in reports[0]
     assert "s3cret" not in reports[0]
+
+
+def test_what_shows_the_variables_of_a_page_does_not_show_the_address():
+    assert EMAIL not in repr(KeptLogin(EMAIL, 3, "garth", "garmin.com"))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -69,8 +70,8 @@ def project(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scratch")
     run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
     python = folder / "venv/bin/python"
-    install = ("install", "--quiet", "--no-compile", f"{wheel}[garth]")
-    run(sys.executable, "-m", "pip", "--python", python, *install)
+    pip = ("uv", "pip") if shutil.which("uv") else (sys.executable, "-m", "pip")
+    run(*pip, "install", "--quiet", "--python", python, f"{wheel}[garth]")
     run(folder / "venv/bin/django-admin", "startproject", "site_of_theirs", folder)
     run(python, "manage.py", "startapp", "people", cwd=folder)
     (folder / "people/models.py").write_text(MODELS)

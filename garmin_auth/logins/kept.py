@@ -4,7 +4,7 @@ The form has the address again if the login fails in the background.
 """
 
 import time
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from django.http import HttpRequest
 
@@ -15,7 +15,8 @@ from ..storage.keys import decrypt, encrypt
 KEPT, KEPT_FOR = "_garmin_auth_login", 3600
 
 
-class KeptLogin(NamedTuple):
+@dataclass(frozen=True)
+class KeptLogin:
     """A login that has not ended in its request.
 
     Args:
@@ -25,7 +26,7 @@ class KeptLogin(NamedTuple):
         domain: the Garmin domain that it is for, "" if not known.
     """
 
-    email: str = ""
+    email: str = field(default="", repr=False)
     seconds: int | None = None
     engine: str = ""
     domain: str = ""

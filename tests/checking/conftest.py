@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from subprocess import STDOUT
 from uuid import uuid4
 
 import pytest
@@ -36,24 +37,30 @@ class Site:
         self.log = folder / "garmin_auth.log"
         self.processes = []
 
-    def start_worker(self, concurrency=2, pool="prefork", prefetch=1, more=""):
-        """Start a worker in a process group of its own."""
-        output = open(self.folder / f"worker{len(self.processes)}.log", "w")  # noqa: SIM115
+    def start_worker(self, concurrency=2, pool="prefork", prefetch=1, more="", parent=None):
+        """Start a worker in a process group of its own; it ends with ``parent``."""
         options = (
             f"--pool {pool} --concurrency {concurrency} --prefetch-multiplier {prefetch} "
             f"--hostname {len(self.processes)}@%h --loglevel INFO "
             f"--without-gossip --without-mingle --without-heartbeat {more}"
         )
-        process = subprocess.Popen(
-            [sys.executable, *f"-m celery -A tests.checking.celery_app worker {options}".split()],
-            cwd=ROOT,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-        output.close()
+        command = f"-m celery -A tests.checking.celery_app worker {options}".split()
+        log = self.folder / f"worker{len(self.processes)}.log"
+        with log.open("w") as output, open(os.devnull) as nothing:
+            if parent is None:
+                parent = os.getpid() if pool == "gevent" else self._fork_server.pid
+            environment = {**self.environment, "GARMIN_AUTH_TEST_PARENT": str(parent)}
+            streams = {"stdin": nothing.fileno(), "stdout": output.fileno(), "stderr": STDOUT}
+            if pool == "gevent":  # It has to patch Python before anything else is imported.
+                process = subprocess.Popen(
+                    [sys.executable, *command],
+                    cwd=ROOT,
+                    env=environment,
+                    start_new_session=True,
+                    **streams,
+                )
+            else:
+                process = self._fork_server.start(command, environment, new_session=True, **streams)
         self.processes.append(process)
         self.wait_for(lambda: " ready." in self.said(process) or process.poll() is not None)
         return process
@@ -114,7 +121,6 @@ def start_site(garmin, site, tmp_path, fork_server):
             **site("import tests.checking.celery_app", cache, log, *lines),
             "GARMIN_AUTH_TEST_BROKER": url,
             "GARMIN_AUTH_TEST_QUEUE": queue,
-            "GARMIN_AUTH_TEST_PARENT": str(os.getpid()),
         }
         (tmp_path / "garmin_auth.log").touch()
         new = Site(environment, tmp_path, fork_server)

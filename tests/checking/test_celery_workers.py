@@ -163,6 +163,5 @@ def test_a_pause_that_one_worker_meets_is_kept_by_the_other(start_site, people, 
 @needs_redis
 def test_a_worker_ends_with_the_process_that_started_it(start_site):
     site = start_site("redis")
-    site.environment["GARMIN_AUTH_TEST_PARENT"] = "1"  # Which is not the parent any more.
 
-    assert site.start_worker().wait(60) == -signal.SIGKILL
+    assert site.start_worker(parent=1).wait(60) == -signal.SIGKILL  # Not its parent any more.

@@ -8,7 +8,7 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
-from django.db import connections
+from django.db import connection, connections
 from django.db.backends.signals import connection_created
 from django.utils import timezone
 
@@ -125,8 +125,9 @@ def test_what_a_killed_run_had_claimed_is_checked_when_the_claim_has_ended(begin
     assert not states.filter(last_checked_at=None).exists()
 
 
-def test_sigterm_in_the_middle_of_1000_checks_leaves_exactly_the_rest(begin, people, garmin):
-    people(1000)
+def test_sigterm_in_the_middle_of_a_run_leaves_exactly_the_rest(begin, people, garmin):
+    number = 1000 if connection.vendor == "sqlite" else 500
+    people(number)
     garmin.set_latency(0.02)
     run = begin("--workers", "8")
     wait_until(lambda: garmin.counts["api"] >= 300)
@@ -138,11 +139,11 @@ def test_sigterm_in_the_middle_of_1000_checks_leaves_exactly_the_rest(begin, peo
     second = ended(begin("--workers", "8", "--max-age", "1h"))
 
     assert (first["code"], first["stopped"]) == (4, "signal")
-    assert 300 <= first["checked"] == first["active"] == len(asked_first) < 1000
+    assert 300 <= first["checked"] == first["active"] == len(asked_first) < number
     assert claims == 0
     assert (second["code"], second["stopped"]) == (0, None)
-    assert (second["checked"], second["skipped"]) == (1000 - first["checked"], first["checked"])
-    assert len(times_asked(garmin)) == 1000
+    assert (second["checked"], second["skipped"]) == (number - first["checked"], first["checked"])
+    assert len(times_asked(garmin)) == number
     assert set(times_asked(garmin).values()) == {1}
 
 
