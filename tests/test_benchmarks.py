@@ -10,34 +10,42 @@ from benchmarks.__main__ import DATA, NAMES, RESULTS, report, summary
 from benchmarks.figures import Figure, as_markdown, as_text
 from benchmarks.plans import FILE
 from tests.conftest import ROOT
+from tests.fork_server import python_command
 
 # What they run, the tests have measured already.
 UNMEASURED = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
+# Its own process and the one that measures come from the fork server; what they start does not.
+BENCHMARKS = """
+import sys
+sys.executable = sys.argv.pop(1)
+from benchmarks.__main__ import main
+sys.exit(main())
+"""
 
 
 def contents():
     return [path.read_bytes() if path.exists() else None for path in (DATA, RESULTS, FILE)]
 
 
+@pytest.fixture(scope="module")
+def python(fork_server, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands")
+    with python_command(fork_server, folder):
+        yield folder / "python"
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_each_benchmark_runs_and_reports_figures(name):
+def test_each_benchmark_runs_and_reports_figures(name, fork_server, python):
     before = contents()
 
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", name, "--quick"],
-        cwd=ROOT,
-        env=UNMEASURED,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    process = fork_server.start(["-c", BENCHMARKS, python, name, "--quick"], UNMEASURED)
+    said, errors = process.communicate(timeout=300)
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    if "LEFT OUT" in done.stdout and name not in done.stdout.replace(f"LEFT OUT  {name}", ""):
-        pytest.skip(done.stdout)
-    assert re.search(rf"^{name} on (postgresql|sqlite), load", done.stdout, re.M), done.stdout
-    assert re.search(r"^\d+ of \d+ goals are met", done.stdout, re.M), done.stdout
+    assert process.returncode == 0, said + errors
+    if "LEFT OUT" in said and name not in said.replace(f"LEFT OUT  {name}", ""):
+        pytest.skip(said)
+    assert re.search(rf"^{name} on (postgresql|sqlite), load", said, re.M), said
+    assert re.search(r"^\d+ of \d+ goals are met", said, re.M), said
     assert contents() == before, "--quick must not write"
 
 
