@@ -1,10 +1,13 @@
+import inspect
 import json
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.core.cache.backends.locmem import LocMemCache
-from django.db import connection, connections, transaction
+from django.core.exceptions import ImproperlyConfigured
+from django.db import IntegrityError, connection, connections, transaction
 from django.dispatch import Signal
 from django.utils import timezone
 
@@ -16,13 +19,22 @@ from garmin_auth.exceptions import (
     GarminUnavailable,
     InvalidCredentials,
     InvalidMFACode,
+    KeyRefused,
+    LoginThrottled,
     TooManyAttempts,
 )
+from garmin_auth.limits import throttle
+from garmin_auth.limits.turns import turn
 from garmin_auth.login import (
     Connected,
     MFARequired,
+    aconnect_with_key,
+    adisconnect,
+    astart_login,
+    asubmit_mfa,
     begin_login,
     cancel_mfa,
+    connect_with_key,
     disconnect,
     pending_login,
     start_login,
@@ -37,6 +49,7 @@ from tests.waiting import wait_for_logins
 
 pytestmark = pytest.mark.every_database
 WRONG = "000000"
+THIRD = {"third": "tests.engines.third_engine.ThirdEngine"}
 
 
 def submit_wrong(user, error=InvalidMFACode):
@@ -46,6 +59,11 @@ def submit_wrong(user, error=InvalidMFACode):
         pass
     finally:
         connections.close_all()
+
+
+def awaited(function):
+    """An async function as a synchronous caller has it, and any other as it is."""
+    return async_to_sync(function) if inspect.iscoroutinefunction(function) else function
 
 
 @pytest.fixture
@@ -189,20 +207,40 @@ def test_no_time_is_left_of_a_login_that_has_expired():
     assert MFARequired("", timezone.now() - timedelta(hours=1)).seconds_left == 0
 
 
-def test_a_login_that_begins_before_the_attempt_is_counted_stays(user, pending):
-    begun = []
+@pytest.mark.parametrize(
+    ("problem", "update", "reason"),
+    [
+        ("none", 1, "gone"),
+        ("none", 2, "gone"),
+        ("expired", 1, "expired"),
+        ("no attempts left", 2, "gone"),
+        ("unusable tokens", 2, "spent"),
+    ],
+)
+def test_a_login_that_begins_before_an_update_for_this_one_stays(
+    user, mfa_account, garmin, settings, problem, update, reason
+):
+    settings.GARMIN_AUTH_ENGINES = THIRD
+    start_login(user, EMAIL, PASSWORD, "third" if problem == "unusable tokens" else "garth")
+    if problem == "expired":
+        settings.GARMIN_AUTH_MFA_TTL = 0.001
+    elif problem == "no attempts left":
+        GarminAuthenticationState.objects.update(mfa_attempts=5)
+    garmin.fail("di_exchange", "changed_json", changes={"access_token": ""})
+    code, updates = garmin.mfa_code(EMAIL), []
 
     def begin_another(execute, sql, *rest):
-        if sql.startswith("UPDATE") and not begun:
-            begun.append(sql)
-            start_login(user, EMAIL, PASSWORD)
+        if sql.startswith("UPDATE"):
+            updates.append(sql)
+            if len(updates) == update:
+                start_login(user, EMAIL, PASSWORD)
         return execute(sql, *rest)
 
     with connection.execute_wrapper(begin_another), pytest.raises(ChallengeExpired) as caught:
-        submit_mfa(user, WRONG)
+        submit_mfa(user, code)
 
-    assert "mfa_attempts" in begun[0]
-    assert caught.value.reason == "gone"
+    assert len(updates) > update
+    assert caught.value.reason == reason
     assert pending_login(user).attempts_left == 5
 
 
@@ -258,13 +296,25 @@ def test_a_code_that_garmin_calls_expired_ends_the_login(user, pending, garmin):
     assert pending_login(user) is None
 
 
-def test_an_accepted_code_that_garmin_does_not_finish_is_spent(user, pending, garmin):
-    garmin.fail("exchange", "status", status=503, times=None)
+@pytest.mark.parametrize(
+    ("engine", "step", "fault"),
+    [
+        ("garth", "exchange", {"fault": "status", "status": 503}),
+        ("third", "di_exchange", {"fault": "changed_json", "changes": {"access_token": ""}}),
+    ],
+)
+def test_an_accepted_code_that_garmin_does_not_finish_is_spent(
+    user, mfa_account, garmin, settings, engine, step, fault
+):
+    settings.GARMIN_AUTH_ENGINES = THIRD
+    start_login(user, EMAIL, PASSWORD, engine)
+    garmin.fail(step, times=None, **fault)
 
     with pytest.raises(ChallengeExpired) as caught:
         submit_mfa(user, garmin.mfa_code(EMAIL))
 
     assert caught.value.reason == "spent"
+    assert "Garmin " in str(caught.value)
     assert pending_login(user) is None
 
 
@@ -389,6 +439,14 @@ def test_disconnecting_twice_says_so(user, connect):
     assert not disconnect(user)
 
 
+def test_the_end_says_who_asked_for_it(user, connect):
+    connect(user)
+
+    async_to_sync(adisconnect)(user, "staff")
+
+    assert state_of(user).ended_reason == "staff"
+
+
 @pytest.fixture(params=["failed", "interrupted"])
 def noted_failure(request, user):
     """A login outside a request has not succeeded, and the row still says so."""
@@ -405,6 +463,11 @@ def test_a_noted_failure_is_nothing_to_disconnect(user, noted_failure, received)
     assert received == []
 
 
+def test_a_noted_failure_is_nothing_to_cancel(user, noted_failure):
+    assert not cancel_mfa(user)
+    assert account_of(user).login_failure is None
+
+
 def test_disconnecting_clears_a_noted_failure(user, noted_failure):
     disconnect(user)
 
@@ -412,10 +475,11 @@ def test_disconnecting_clears_a_noted_failure(user, noted_failure):
     assert state_of(user).ended_reason == EndedReason.NEVER
 
 
-def test_a_login_under_way_is_something_to_disconnect(user):
+@pytest.mark.parametrize("end", [disconnect, cancel_mfa])
+def test_a_login_under_way_is_something_to_end(user, end):
     GarminAuthenticationState.objects.begin_login(user.pk, "a login", 60)
 
-    assert disconnect(user)
+    assert end(user)
     assert not account_of(user).login_under_way
 
 
@@ -433,19 +497,109 @@ def test_the_same_password_at_another_service_is_another_background_login(
     assert account_of(user).domain == "garmin.com"
 
 
+# What a login may be told besides the password
+
+ADDRESS = {"client_address": "192.0.2.1"}
+
+
+@pytest.mark.parametrize("log_in", [start_login, begin_login, astart_login])
+def test_a_login_takes_all_options_and_needs_none(
+    user, other_user, garmin, settings, monkeypatch, log_in
+):
+    settings.GARMIN_AUTH_ENGINES = {"slow": "tests.slow_engine.SlowGarthEngine"}
+    settings.GARMIN_AUTH_ENGINE = "garth"
+    settings.GARMIN_AUTH_DOMAIN = ["garmin.com", "garmin.cn"]
+    monkeypatch.setattr(throttle, "CLIENT_LIMIT", 1)
+    garmin.add_account(EMAIL, PASSWORD, mfa=True, domain="garmin.cn")
+    log_in = awaited(log_in)
+
+    for _ in range(2):
+        required = log_in(
+            user, EMAIL, PASSWORD, "slow", "garmin.cn", idempotency_key="a form", **ADDRESS
+        )
+    assert (required.engine, required.domain) == ("slow", "garmin.cn")
+    assert garmin.counts["login"] == 1
+    with pytest.raises(LoginThrottled):
+        log_in(other_user, EMAIL, PASSWORD, **ADDRESS)
+
+    for _ in range(2):
+        with pytest.raises(InvalidCredentials):
+            log_in(user, EMAIL, "wrong")
+    assert garmin.counts["login"] == 3
+
+
+@pytest.mark.parametrize("connect", [connect_with_key, aconnect_with_key])
+def test_a_key_takes_all_options_and_needs_none(
+    user, other_user, garmin, settings, monkeypatch, connect
+):
+    settings.GARMIN_AUTH_ENGINES = {"third-key": "tests.engines.third_key_engine.ThirdKeyEngine"}
+    settings.GARMIN_AUTH_ENGINE = ["garth", "third-key"]
+    settings.GARMIN_AUTH_DOMAIN = ["garmin.com", "garmin.cn"]
+    monkeypatch.setattr(throttle, "CLIENT_LIMIT", 1)
+    garmin.add_account(EMAIL, PASSWORD, domain="garmin.cn")
+    key, connect = garmin.add_key(EMAIL), awaited(connect)
+
+    with pytest.raises(ValueError, match="aware"):
+        connect(user, key, datetime(2027, 1, 1))
+    for _ in range(2):
+        connect(user, key, None, "third-key", "garmin.cn", idempotency_key="a form", **ADDRESS)
+    assert account_of(user).domain == "garmin.cn"
+    assert garmin.counts["personal_token"] == 1
+    with pytest.raises(KeyRefused):
+        connect(user, key, None, "third-key", "garmin.com", idempotency_key="a form")
+    with pytest.raises(ImproperlyConfigured, match="takes no key"):
+        connect(user, key, engine="garth")
+    with pytest.raises(LoginThrottled):
+        connect(other_user, key, **ADDRESS)
+
+    for _ in range(2):
+        with pytest.raises(KeyRefused):
+            connect(user, "a-key-that-was-never-made")
+    assert garmin.counts["personal_token"] == 4
+
+
+@pytest.mark.parametrize("submit", [submit_mfa, asubmit_mfa])
+def test_a_code_of_the_same_form_is_one_attempt(user, pending, submit):
+    for form, left in (({"idempotency_key": "a form"}, [4, 4]), ({}, [3, 2])):
+        for attempts_left in left:
+            with pytest.raises(InvalidMFACode) as caught:
+                awaited(submit)(user, WRONG, **form)
+            assert caught.value.attempts_left == attempts_left
+
+
+def test_another_code_waits_even_where_the_site_waits_briefly_for_garmin(user, pending, settings):
+    settings.GARMIN_AUTH_TIMEOUT = 1
+    GarminAuthenticationState.objects.update(mfa_attempts=5)
+    waited = []
+
+    def submit_another(execute, sql, *rest):
+        if sql.startswith("UPDATE") and not waited:
+            with pytest.raises(GarminUnavailable, match="Another code"), turn("code", user, 0):
+                pass
+            waited.append(sql)
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(submit_another), pytest.raises(TooManyAttempts):
+        submit_mfa(user, WRONG)
+    assert waited
+
+
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda user: start_login(user, EMAIL, PASSWORD),
-        lambda user: submit_mfa(user, WRONG),
-        cancel_mfa,
-        disconnect,
-    ],
-)
-def test_no_function_runs_inside_a_transaction(user, garmin, call):
-    with pytest.raises(RuntimeError, match="must not run inside"), transaction.atomic():
-        call(user)
+def test_no_function_runs_inside_a_transaction(user, garmin):
+    for call, *typed in (
+        (begin_login, EMAIL, PASSWORD),
+        (start_login, EMAIL, PASSWORD),
+        (astart_login, EMAIL, PASSWORD),
+        (connect_with_key, "a key"),
+        (aconnect_with_key, "a key"),
+        (submit_mfa, WRONG),
+        (asubmit_mfa, WRONG),
+        (cancel_mfa,),
+        (disconnect,),
+    ):
+        message = rf"^{call.__name__}\(\) must not run inside"
+        with pytest.raises(RuntimeError, match=message), transaction.atomic():
+            awaited(call)(user, *typed)
 
     assert sum(garmin.counts.values()) == 0
 
@@ -502,6 +656,17 @@ def test_a_user_who_is_deleted_meanwhile_gets_a_login_that_has_ended(user, garmi
     garmin.add_account(EMAIL, PASSWORD, mfa=mfa)
     type(user).objects.filter(pk=user.pk).delete()
 
-    with pytest.raises(ChallengeExpired):
+    with pytest.raises(ChallengeExpired) as caught:
         start_login(user, EMAIL, PASSWORD)
+    assert caught.value.reason == "gone"
     assert state_of(user) is None
+
+
+def test_another_error_of_the_database_is_not_taken_for_a_deleted_user(user, account):
+    def refuse(execute, sql, *rest):
+        if sql.startswith("INSERT"):
+            raise IntegrityError("a constraint of the site's own")
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(refuse), pytest.raises(IntegrityError, match="site's own"):
+        start_login(user, EMAIL, PASSWORD)

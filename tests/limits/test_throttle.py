@@ -87,12 +87,18 @@ def test_a_right_password_that_leads_to_a_code_is_no_failure(user, mfa_account, 
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_right_password_of_a_slow_login_is_no_failure(user, mfa_account, slow_logins):
-    for _ in range(throttle.USER_LIMIT + 1):
-        begin_login(user, EMAIL, PASSWORD)
+def test_a_right_password_of_a_slow_login_counts_for_the_client_only(
+    user, other_user, mfa_account, slow_logins, monkeypatch
+):
+    times = throttle.USER_LIMIT + 1
+    monkeypatch.setattr(throttle, "CLIENT_LIMIT", times)
+    for _ in range(times):
+        begin_login(user, EMAIL, PASSWORD, client_address="192.0.2.1")
         wait_for_logins()
 
     assert pending_login(user)
+    with pytest.raises(LoginThrottled):
+        begin_login(other_user, EMAIL, PASSWORD, client_address="192.0.2.1")
 
 
 def test_a_right_password_does_not_forgive_the_wrong_ones(user, mfa_account):

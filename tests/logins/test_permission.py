@@ -11,6 +11,7 @@ from garmin_auth.login import (
     LoginUnderWay,
     begin_login,
     cancel_mfa,
+    connect_with_key,
     disconnect,
     import_session,
     start_login,
@@ -35,10 +36,13 @@ def rule(settings):
     return answers
 
 
-@pytest.fixture(params=["start_login", "begin_login", "import_session"])
-def step(request, user, account, garmin):
-    session = garmin.issue_session(EMAIL, engine="garth")
+@pytest.fixture(params=["start_login", "begin_login", "connect_with_key", "import_session"])
+def step(request, user, account, garmin, settings):
+    settings.GARMIN_AUTH_ENGINES = {"keys": "tests.engines.third_key_engine.ThirdKeyEngine"}
+    settings.GARMIN_AUTH_ENGINE = ["garth", "keys"]
+    session, key = garmin.issue_session(EMAIL, engine="garth"), garmin.add_key(EMAIL)
     return {
+        "connect_with_key": lambda: connect_with_key(user, key),
         "start_login": lambda: start_login(user, EMAIL, PASSWORD),
         "begin_login": lambda: begin_login(user, EMAIL, PASSWORD),
         "import_session": lambda: import_session(user, session),
@@ -118,13 +122,14 @@ def test_who_may_no_longer_connect_stays_connected_and_can_disconnect(rule, user
     assert disconnect(user)
 
 
-def test_a_slow_login_is_refused_too(rule, user, account, garmin, slow_logins):
+def test_a_slow_login_is_refused_too(rule, user, account, slow_logins, settings):
+    settings.GARMIN_AUTH_ENGINE = ["garth", "slow"]
     rule["ana"] = SENTENCE
     with pytest.raises(NotAllowed):
-        begin_login(user, EMAIL, PASSWORD)
+        begin_login(user, EMAIL, PASSWORD, "slow")
 
     rule["ana"] = True
-    assert begin_login(user, EMAIL, PASSWORD) == LoginUnderWay()
+    assert begin_login(user, EMAIL, PASSWORD, "slow") == LoginUnderWay()
     wait_for_logins()
 
 

@@ -1,7 +1,7 @@
 """A database that is away for a moment, as the functions that write see it."""
 
 import pytest
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, IntegrityError, connection
 
 from garmin_auth.storage import retries
 from garmin_auth.storage.retries import WRITE_EVERY, WRITE_FOR, bookkeeping, write_again
@@ -55,6 +55,16 @@ def test_a_database_that_stays_away_is_given_up(clock):
         write_again(away(1000))
 
     assert WRITE_FOR <= sum(clock.pauses) <= WRITE_FOR + 1
+
+
+def test_what_the_database_will_never_take_is_not_repeated(clock):
+    def write():
+        raise IntegrityError("the user was deleted")
+
+    with pytest.raises(IntegrityError):
+        write_again(write)
+
+    assert clock.pauses == []
 
 
 def test_failed_bookkeeping_is_logged_without_what_the_database_said(caplog):
