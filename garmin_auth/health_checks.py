@@ -16,6 +16,7 @@ from .conf import conf
 from .engines import offered_domains
 from .limits import cooldown, mass_failure
 from .models import GarminAuthenticationState
+from .storage.threads import connections_left_as_found
 
 
 @dataclasses.dataclass
@@ -40,11 +41,11 @@ class GarminSessions(HealthCheck):
         """
         if conf.FROZEN:
             return
-        try:
+        # It runs in a thread of the event loop's, whose connections no request closes: neither what
+        # other code has left there, nor ours with CONN_MAX_AGE.
+        close_old_connections()
+        with connections_left_as_found():
             self._run()
-        finally:
-            # It runs in a thread of the event loop's, whose connections no request closes.
-            close_old_connections()
 
     def _run(self) -> None:
         for (engine, domain), refused in mass_failure.under_way().items():

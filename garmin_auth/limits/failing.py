@@ -6,7 +6,7 @@ none has worked since, Garmin is down or this site is blocked, and it is the sit
 """
 
 import logging
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from .. import signals
@@ -62,7 +62,7 @@ def report_if_too_long(user: Any, row: SessionRow, reason: str) -> bool:
                 "considered an outage, and no user is told.",
                 row.engine,
                 row.domain,
-                f"{since:%Y-%m-%d %H:%M} UTC",
+                f"{since.astimezone(UTC):%Y-%m-%d %H:%M} UTC",
                 extra={"event": "outage", "engine": row.engine, "domain": row.domain},
             )
         return False

@@ -51,22 +51,23 @@ def wait_for_turn(interrupted: Callable[[], bool]) -> None:
     """Wait for this process's turn under ``GARMIN_AUTH_CHECK_RATE``, or until interrupted."""
     if conf.CHECK_RATE is None:
         return
-    turn = reserve_turn(within=float("inf"))
+    turn = reserve_turn(float("inf"), interrupted)
     if turn is not None:
         sleep_until(time.monotonic() + turn - time.time(), interrupted)
 
 
-def reserve_turn(within: float) -> float | None:
+def reserve_turn(within: float, interrupted: Callable[[], bool] = lambda: False) -> float | None:
     """Reserve the next turn under ``GARMIN_AUTH_CHECK_RATE`` and return when it comes.
 
     Unused turns are lost: making up for them would cause a burst.
 
     Args:
         within: how far ahead the turn may be, in seconds.
+        interrupted: called while another process holds the lock; True ends the wait.
 
     Returns:
         The time of the turn, as ``time.time()`` counts; the present if there is no limit; None,
-        with no turn reserved, if it would be further ahead.
+        with no turn reserved, if it would be further ahead, or the wait was interrupted.
     """
     rate = conf.CHECK_RATE
     if rate is None:
@@ -77,6 +78,8 @@ def reserve_turn(within: float) -> float | None:
     next_turn, lock = cache_key("next turn"), cache_key("lock of the next turn")
     # A process stopped while it holds the lock delays the others until the lock times out.
     while not shared_cache.add(lock, 1, LOCK_TIMEOUT):
+        if interrupted():
+            return None
         time.sleep(LOCK_POLL)
     try:
         now = time.time()

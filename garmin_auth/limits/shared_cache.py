@@ -49,6 +49,14 @@ def tenant_cache_key(*parts: Any) -> str:
     return cache_key("tenant", Context().tenant, *parts)
 
 
+class CacheIsSilent(Exception):
+    """The cache neither does what it is asked nor raises, so it is away.
+
+    django-redis with ``IGNORE_EXCEPTIONS`` then returns None, and pymemcache with ``ignore_exc``
+    False, which is also what ``add()`` returns for a key that is set.
+    """
+
+
 class SharedCache:
     """Wraps Django's cache. A call that fails is logged, and returns a default.
 
@@ -72,7 +80,17 @@ class SharedCache:
         Returns:
             False if the key was already set. True even if the cache cannot be reached.
         """
-        return self._call(lambda cache: cache.add(key, value, timeout), True)
+
+        def add(cache: Any) -> bool:
+            # If another process removes the key between the two calls, it can be added at last.
+            for _ in range(2):
+                if cache.add(key, value, timeout):
+                    return True
+                if cache.get(key) is not None:
+                    return False
+            raise CacheIsSilent
+
+        return self._call(add, True)
 
     def increment(self, key: str, delta: int) -> int | None:
         """Add ``delta`` and return the sum.
@@ -83,9 +101,12 @@ class SharedCache:
 
         def increment(cache: Any) -> int | None:
             try:
-                return int(cache.incr(key, delta) if delta > 0 else cache.decr(key, -delta))
+                value = cache.incr(key, delta) if delta > 0 else cache.decr(key, -delta)
             except ValueError:  # The key is not set.
                 return None
+            if value is None or value is False:
+                raise CacheIsSilent
+            return int(value)
 
         return self._call(increment, None)
 

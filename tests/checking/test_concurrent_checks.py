@@ -8,7 +8,7 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
-from django.db import connection, connections
+from django.db import DatabaseError, connection, connections
 from django.db.backends.signals import connection_created
 from django.utils import timezone
 
@@ -161,6 +161,19 @@ def test_no_more_rows_are_claimed_than_a_few_batches(people, monkeypatch):
     assert report.checked == 60
     # A batch, and what waits to be written.
     assert max(claimed) <= 8
+
+
+def test_a_run_that_cannot_write_its_results_leaves_no_row_claimed(people, monkeypatch):
+    def refuse(*args):
+        raise DatabaseError("the disk is full")
+
+    monkeypatch.setattr(health, "_note", refuse)
+    people(3)
+
+    with pytest.raises(DatabaseError, match="full"):
+        check_sessions()
+
+    assert states.claimed_checks() == 0
 
 
 def test_each_thread_closes_its_database_connection(people):

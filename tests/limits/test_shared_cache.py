@@ -18,22 +18,43 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_databas
 PROFILE = "/userprofile-service/socialProfile"
 
 
-@pytest.fixture(params=["redis that is down", "a table that is not there"])
+REDIS, MEMCACHED = "redis://:a-password@127.0.0.1:1/0", "127.0.0.1:1"
+AWAY = {
+    "redis that is down": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS,
+    },
+    "a table that is not there": {
+        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+        "LOCATION": "no_such_table",
+    },
+}
+# These raise nothing. What they return is what they return if there is no such key, or if there is.
+SILENT = {
+    "django-redis": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": REDIS,
+        "OPTIONS": {"IGNORE_EXCEPTIONS": True},
+    },
+    "pymemcache": {
+        "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
+        "LOCATION": MEMCACHED,
+        "OPTIONS": {"ignore_exc": True},
+    },
+}
+
+
+@pytest.fixture(params=AWAY)
 def no_cache(request, settings, monkeypatch):
     """A cache that cannot be reached."""
-    settings.CACHES = {
-        "default": {
-            "redis that is down": {
-                "BACKEND": "django.core.cache.backends.redis.RedisCache",
-                "LOCATION": "redis://:a-password@127.0.0.1:1/0",
-            },
-            "a table that is not there": {
-                "BACKEND": "django.core.cache.backends.db.DatabaseCache",
-                "LOCATION": "no_such_table",
-            },
-        }[request.param]
-    }
+    settings.CACHES = {"default": AWAY[request.param]}
     monkeypatch.setattr(shared_cache, "_logged_at", float("-inf"))
+
+
+@pytest.fixture(params=SILENT)
+def silent_cache(request, settings):
+    """A cache that cannot be reached, and does not say so."""
+    settings.CACHES = {"default": SILENT[request.param]}
 
 
 def test_a_login_needs_no_cache(no_cache, user, account):
@@ -135,3 +156,31 @@ def test_a_cache_that_cannot_be_reached_gives_what_is_asked_for(settings):
 
     assert cache.get("key", "else") == "else"
     assert cache.failures == 1
+
+
+def test_a_login_with_a_code_needs_no_cache_that_says_it_is_away(
+    silent_cache, user, mfa_account, garmin
+):
+    assert isinstance(start_login(user, EMAIL, PASSWORD), MFARequired)
+
+    assert submit_mfa(user, garmin.mfa_code(EMAIL)) == Connected()
+
+
+def test_a_run_of_checks_ends_without_a_cache_that_says_it_is_away(silent_cache, people, settings):
+    people(3)
+    settings.GARMIN_AUTH_CHECK_RATE = 1000
+
+    report = check_sessions()
+
+    assert (report.active, report.cache_failed) == (3, True)
+
+
+def test_a_cache_that_ignores_its_errors_gives_what_is_asked_for(silent_cache):
+    cache = SharedCache()
+
+    assert cache.add("key", 1, 10) is True
+    assert cache.failures == 1
+    assert cache.increment("key", 1) is None
+    assert cache.increment("key", -1) is None
+    assert cache.failures == 3
+    assert cache.get("key", "else") == "else"

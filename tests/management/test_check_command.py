@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from io import StringIO
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connections
 from django.utils import timezone
 
 from garmin_auth.checking.claims import CheckRun, due_sessions
@@ -284,6 +286,22 @@ def test_a_fault_exits_4_keeps_the_session_and_names_the_user(run, connected, ga
     assert (result.code, result.counts["unknown"], result.counts["stopped"]) == (4, 1, None)
     assert result.errors == "The state of these users' sessions is unknown. They are kept: ana\n"
     assert raw_row(ana)["session_data"] == before
+
+
+def test_times_are_told_in_utc_whatever_zone_the_database_has(
+    call, connected, garmin, monkeypatch, caplog
+):
+    (ana,) = connected("ana")
+    # As with TIME_ZONE in DATABASES.
+    monkeypatch.setitem(vars(connections["default"]), "timezone", ZoneInfo("Asia/Tokyo"))
+    began = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    times = dict.fromkeys(("connected_at", "failing_since", "last_checked_at"), began)
+    states.filter(user_id=ana.pk).update(**times)
+    garmin.fail("api", "status", status=503)
+
+    assert "(last checked 2026-01-02 03:04 UTC)" in call("--dry-run").output
+    assert "has worked at garmin.com since 2026-01-02 03:04 UTC." in call().errors
+    assert "has worked at garmin.com since 2026-01-02 03:04 UTC," in caplog.text
 
 
 @in_a_process

@@ -1,6 +1,6 @@
 """``check_garmin_sessions --format openmetrics``: what it prints is valid whatever happens."""
 
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -178,6 +178,23 @@ def test_a_label_of_the_site_stands_at_each_value(call, user, connect):
     assert all({'a "b"', "c=d"} <= set(key) for key in found.values)
 
 
+@pytest.mark.parametrize(
+    ("label", "printed"), [("site=caf\xe9", "caf\xe9"), ("site=caf\udce9", "caf?")]
+)
+def test_the_text_is_utf_8_whatever_the_locale_and_the_label(label, printed):
+    written = BytesIO()
+    output = TextIOWrapper(written, encoding="latin-1")
+
+    call_command(
+        *("check_garmin_sessions", "--dry-run", "--format", "openmetrics", "--label", label),
+        stdout=output,
+    )
+    output.flush()
+
+    found = Printed(written.getvalue().decode())
+    assert found["check_due_sessions", printed] == 0
+
+
 @pytest.mark.parametrize("text", ["engine=x", "1st=x", "site", "__name__=x", "a-b=x", "=x"])
 def test_a_label_that_cannot_be_used_is_refused(call, text):
     with pytest.raises(CommandError, match="--label"):
@@ -187,3 +204,19 @@ def test_a_label_that_cannot_be_used_is_refused(call, text):
 def test_other_formats_have_no_labels():
     with pytest.raises(CommandError, match="needs --format openmetrics"):
         call_command("check_garmin_sessions", "--label", "site=a")
+
+
+@pytest.mark.parametrize("format", ["json", "openmetrics"])
+def test_what_a_terminal_is_asked_does_not_get_into_the_report(monkeypatch, capsys, format):
+    class Terminal(StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal("0\n"))
+
+    call_command("check_garmin_sessions", "--believe-refusals", "garth", "--format", format)
+
+    output, errors = capsys.readouterr()
+    assert errors.endswith("Type 0 to continue: ")
+    assert "Type 0" not in output
+    assert output.endswith("}\n" if format == "json" else "# EOF\n")

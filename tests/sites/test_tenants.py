@@ -101,6 +101,11 @@ for name, session in zip(("north", "south"), sys.argv[1:]):
     with tenant_context(get_tenant_model().objects.get(schema_name=name)):
         import_session(get_user_model().objects.get(username="ana"), session, engine="garth")
 """
+BREAK = """
+from django.db import connection
+
+connection.cursor().execute("DROP TABLE north.garmin_auth_garminauthenticationstate")
+"""
 SELECTABLE = re.compile(r'name="_selected_action" value="(\d+)"')
 ADMIN = "/admin/garmin_auth/garminauthenticationstate/"
 
@@ -182,6 +187,23 @@ def test_all_tenants_are_checked_though_a_session_of_the_first_has_ended(
 
     assert [(report["expired"], report["active"]) for report in reports] == [(1, 0), (0, 1)]
     assert code == 3
+
+
+def test_all_others_are_checked_though_the_tables_of_the_first_are_broken(
+    clubs, garmin, run_python, start_python
+):
+    emails = ("ana@north.example", "ana@south.example")
+    for email in emails:
+        garmin.add_account(email, PASSWORD)
+    run_python(CONNECT, *map(garmin.issue_session, emails), **clubs)
+    run_python(BREAK, **clubs)
+
+    process = start_python("manage.py", "check_tenants", **clubs)
+    output, errors = process.communicate(timeout=60)
+
+    assert [json.loads(line)["active"] for line in output.splitlines()] == [1], output + errors
+    assert "north: The database cannot be used" in errors
+    assert process.returncode == 1
 
 
 def test_after_a_signal_no_other_tenant_is_checked(clubs, garmin, run_python, start_python, hold):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from datetime import UTC
 from typing import Any
 
 from django.db import Error
@@ -45,7 +46,8 @@ class Text:
         for state in rows.iterator(chunk_size=500):
             due += 1
             when = state.last_checked_at
-            said = f"last checked {when:%Y-%m-%d %H:%M} UTC" if when else "never checked"
+            utc = when and when.astimezone(UTC)
+            said = f"last checked {utc:%Y-%m-%d %H:%M} UTC" if utc else "never checked"
             self.write(f"would check {state.user.get_username()} ({said})")
         self.write(f"{due} session{'' if due == 1 else 's'} would be checked. Nothing was done.")
 

@@ -2,6 +2,8 @@ import random
 import sys
 import time
 from collections import Counter, defaultdict
+from contextlib import redirect_stdout, suppress
+from datetime import UTC
 
 from django.core.management import CommandError
 
@@ -122,6 +124,8 @@ class Command(QuietCommand):
     ):
         if label and format != "openmetrics":
             raise CommandError("--label needs --format openmetrics.", returncode=2)
+        if format == "openmetrics":
+            self.write_utf_8()
         self.output = FORMATS[format](self.stdout.write, self.stderr.write, dict(label or ()))
         self.verbosity = options["verbosity"]
         # The counts and the first names by outcome. There may be too many results to keep them all.
@@ -173,6 +177,11 @@ class Command(QuietCommand):
         self.note_who_was_named()
         if code := exit_code(report):
             sys.exit(code)
+
+    def write_utf_8(self):
+        """Encode standard output as OpenMetrics must be, whatever the locale."""
+        with suppress(AttributeError, OSError, ValueError):  # It is closed, or encodes nothing.
+            self.stdout.reconfigure(encoding="utf-8", errors="replace")
 
     def stop_frozen(self, *, dry_run, enqueue):
         """Say that the site is frozen, and exit, before anything is read or asked."""
@@ -293,8 +302,8 @@ class Command(QuietCommand):
         for (engine, domain), since in outages.items():
             self.stderr.write(
                 f"No session of the engine {engine} has worked at {domain} since "
-                f"{since:%Y-%m-%d %H:%M} UTC. That is considered an outage, so no user is told. "
-                "Check whether Garmin is down, or blocks this site."
+                f"{since.astimezone(UTC):%Y-%m-%d %H:%M} UTC. That is considered an outage, "
+                "so no user is told. Check whether Garmin is down, or blocks this site."
             )
         if report.elsewhere:
             self.stderr.write(
@@ -329,11 +338,13 @@ def confirm_refusals(engine: str) -> None:
         return
     refused_users = GarminAuthenticationState.objects.refused_users()
     refused = sum(count for (name, _), count in refused_users.items() if name == engine)
-    confirm(
-        f"Garmin has refused {refused} users of the engine {engine} since it last accepted one. "
-        "Each session that it refuses now will be cleared, and its user has to connect again.",
-        refused,
-    )
+    with redirect_stdout(sys.stderr):  # Standard output may be a file for the report.
+        confirm(
+            f"Garmin has refused {refused} users of the engine {engine} since it last accepted "
+            "one. Each session that it refuses now will be cleared, and its user has to connect "
+            "again.",
+            refused,
+        )
 
 
 def enqueued(max_age, user, limit, interrupted) -> int:

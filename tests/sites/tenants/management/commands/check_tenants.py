@@ -1,7 +1,7 @@
 import signal
 import sys
 
-from django.core.management import BaseCommand, call_command
+from django.core.management import BaseCommand, CommandError, call_command
 from django_tenants.utils import get_public_schema_name, get_tenant_model, tenant_context
 
 
@@ -22,4 +22,7 @@ class Command(BaseCommand):
                     call_command("check_garmin_sessions", "--format", "json")
                 except SystemExit as ended:
                     code = max(code, ended.code)
+                except CommandError as error:  # This tenant's tables, for example.
+                    self.stderr.write(f"{tenant.schema_name}: {error}")
+                    code = max(code, error.returncode)
         sys.exit(code)
