@@ -9,6 +9,7 @@ index on what each use changes. WAL is counted for the whole server, which must 
 """
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -70,6 +71,10 @@ report = rotate_keys(on_progress=progress)
 assert report.rotated == report.current == report.rows, report
 print(report.rows, report.duration_s, early[0], peak())
 """
+
+
+def why_not() -> str:
+    return "" if shutil.which("pg_dump") else "pg_dump is not installed"
 
 
 def measure(stage: Stage) -> Iterator[Figure]:

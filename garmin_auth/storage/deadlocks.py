@@ -18,7 +18,7 @@ Row = TypeVar("Row", bound=models.Model)
 
 # ER_LOCK_DEADLOCK of MariaDB and MySQL; and ER_CHECKREAD, with which MariaDB's
 # innodb_snapshot_isolation, on by default since 11.6.2, refuses a row that has changed meanwhile.
-_MYSQL_ERRORS = {1213, 1020}
+_MYSQL_ERRORS = (1213, 1020)
 # deadlock_detected, and serialization_failure under some isolation levels (appendix A there).
 _SQLSTATES = {"40P01", "40001"}
 # Up to how many seconds to wait before each retry: at random, so that the two do not meet again.
@@ -63,4 +63,4 @@ def is_deadlock(error: DatabaseError) -> bool:
     cause = error.__cause__
     # In psycopg, and in psycopg2.
     sqlstate = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
-    return sqlstate in _SQLSTATES or bool(_MYSQL_ERRORS & set(error.args[:1]))
+    return sqlstate in _SQLSTATES or (error.args or [None])[0] in _MYSQL_ERRORS
