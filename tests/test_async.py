@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import threading
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from pathlib import Path
 
 import pytest
@@ -218,6 +218,22 @@ def test_the_event_loop_is_free_meanwhile(user, connect, hold):
         return await call
 
     assert run(both()) == EMAIL
+
+
+@committed
+def test_a_call_does_not_wait_for_a_busy_thread_of_queries(user, connect):
+    """Outside of requests, as in Channels, there is one for the whole process."""
+    connect(user)
+    done = threading.Event()
+
+    async def call():
+        busy = asyncio.ensure_future(sync_to_async(done.wait)(30))
+        await asyncio.sleep(0)  # It has begun then.
+        name = await use_garmin(user, fetch_name)
+        done.set()
+        return name, await busy
+
+    assert run(call()) == (EMAIL, True)
 
 
 @committed
@@ -538,19 +554,40 @@ def test_a_call_within_a_call_does_not_wait_for_itself(user, connect, settings, 
 
 
 @committed
-def test_a_synchronous_caller_in_a_transaction_is_refused(user, connect, garmin):
+@pytest.mark.parametrize("in_async_code", [False, True])
+def test_a_synchronous_caller_in_a_transaction_is_refused(user, connect, garmin, in_async_code):
     connect(user)
 
-    for call in (
-        lambda: async_to_sync(use_garmin)(user, fetch_name),
-        lambda: async_to_sync(astart_login)(user, EMAIL, PASSWORD),
-        lambda: async_to_sync(adisconnect)(user),
-    ):
-        with pytest.raises(RuntimeError, match="must not run inside"), transaction.atomic():
-            call()
+    def call_each():
+        for name, call in (
+            ("use_garmin", lambda: async_to_sync(use_garmin)(user, fetch_name)),
+            ("astart_login", lambda: async_to_sync(astart_login)(user, EMAIL, PASSWORD)),
+            ("disconnect", lambda: async_to_sync(adisconnect)(user)),
+        ):
+            message = rf"^{name}\(\) must not run inside"
+            with pytest.raises(RuntimeError, match=message), transaction.atomic():
+                call()
+        connections.close_all()
+
+    if in_async_code:
+        run(sync_to_async(call_each)())
+    else:
+        call_each()
 
     assert garmin.counts["api"] == garmin.counts["login"] == 0
     assert account_of(user).connected
+
+
+@committed
+def test_a_task_without_its_callers_context_is_refused_there_too(user, connect):
+    """asgiref then knows the caller's thread by the event loop."""
+    connect(user)
+
+    async def start():
+        await asyncio.create_task(use_garmin(user, fetch_name), context=Context())
+
+    with pytest.raises(RuntimeError, match="must not run inside"), transaction.atomic():
+        async_to_sync(start)()
 
 
 @committed

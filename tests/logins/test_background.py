@@ -12,6 +12,7 @@ import pytest
 from django.core.cache import cache
 from django.db import OperationalError, connection, transaction
 from django.db.backends.signals import connection_created
+from django.utils import timezone
 
 from garmin_auth import signals
 from garmin_auth.accounts import account_of
@@ -25,7 +26,7 @@ from garmin_auth.exceptions import (
     TooManyLogins,
 )
 from garmin_auth.health import purge_challenges
-from garmin_auth.limits import cooldown
+from garmin_auth.limits import cooldown, throttle
 from garmin_auth.login import (
     Connected,
     LoginUnderWay,
@@ -198,6 +199,16 @@ def test_too_many_logins_of_a_user_are_refused_at_once(user, account, garmin, sl
     assert garmin.counts["login"] == asked == 5
 
 
+def test_too_many_logins_of_an_address_are_refused_at_once(
+    user, other_user, account, slow_logins, monkeypatch
+):
+    monkeypatch.setattr(throttle, "CLIENT_LIMIT", 1)
+    begin_login(user, EMAIL, "wrong", client_address="192.0.2.1")
+
+    with pytest.raises(LoginThrottled):
+        begin_login(other_user, EMAIL, PASSWORD, client_address="192.0.2.1")
+
+
 def test_a_refused_login_leaves_its_room_to_others(user, account, settings, slow_logins):
     settings.GARMIN_AUTH_LOGIN_WORKERS = 1
     cooldown.start(cooldown.account_scope(EMAIL, "garmin.com"), 300)
@@ -219,16 +230,29 @@ def test_a_bug_is_an_honest_failure(user, account, settings, slow_logins):
     assert "Something went wrong" in failure.user_message
 
 
+class BrokenAfterLoginEngine(SlowGarthEngine):
+    """An engine with a bug that shows when the session is stored."""
+
+    name = "broken after login"
+
+    def ends_at(self, session_data):
+        raise AttributeError(f"a bug with {EMAIL} and {PASSWORD}")
+
+
+@pytest.mark.parametrize(
+    ("engine", "place"), [("broken", "slow_engine.py"), ("later", "test_background.py")]
+)
 def test_the_log_says_where_a_bug_is_and_nothing_secret(
-    user, account, settings, slow_logins, caplog
+    user, account, settings, slow_logins, caplog, engine, place
 ):
-    settings.GARMIN_AUTH_ENGINE = "broken"
+    settings.GARMIN_AUTH_ENGINES["later"] = f"{__name__}.BrokenAfterLoginEngine"
+    settings.GARMIN_AUTH_ENGINE = engine
     with caplog.at_level("DEBUG"):
         log_in(user)
 
     [record] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert "AttributeError" in record.getMessage()
-    assert "slow_engine.py" in record.getMessage()
+    assert place in record.getMessage()
     assert record.exc_info is record.exc_text is None
     assert PASSWORD not in caplog.text
     assert EMAIL not in caplog.text
@@ -364,6 +388,25 @@ def test_a_second_login_of_another_process_is_not_sent(user, account, garmin, ga
     code = BEGIN.replace("time.sleep(60)", "")
     assert run_python(code, user.pk, EMAIL, PASSWORD, **SLOW_SETTINGS) == "LoginUnderWay"
     assert garmin.counts["login"] == 0
+
+
+def test_a_login_that_another_forestalls_is_neither_sent_nor_counted(
+    user, account, garmin, slow_logins, monkeypatch
+):
+    begin = StateQuerySet.begin_login
+
+    def begin_second(self, user_id, login_id, seconds):
+        begin(self, user_id, "another's", seconds)
+        return begin(self, user_id, login_id, seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateQuerySet, "begin_login", begin_second)
+        for _ in range(6):
+            assert begin_login(user, EMAIL, PASSWORD) == LoginUnderWay()
+            states.end_login(user.pk)
+    assert garmin.counts["login"] == 0
+    log_in(user)
+    assert account_of(user).connected
 
 
 # Cancelled, replaced
@@ -616,6 +659,21 @@ def test_it_waits_no_longer_for_a_process_that_was_killed(
     assert account_of(user).connected
 
 
+def test_it_waits_for_as_long_as_the_login_before_it_may_take(
+    user, account, slow_logins, waits, monkeypatch
+):
+    monkeypatch.setattr(SlowGarthEngine, "timeout", 0)
+    monkeypatch.setattr(attending, "GRACE", 20)
+    log_in(user, "wrong")
+    states.begin_login(user.pk, "of another process", 60)
+    begin_login(user, EMAIL, PASSWORD)
+    assert waits.wait(30)
+    states.update(login_expires_at=timezone.now() - timedelta(seconds=1))  # That has died.
+    wait_for_logins()
+
+    assert account_of(user).connected
+
+
 # A user who is connected
 
 
@@ -730,13 +788,15 @@ def test_where_the_machine_has_no_thread_nothing_is_left_under_way(
 
 
 def test_a_place_is_one_calls_until_it_is_given_back(settings):
-    settings.GARMIN_AUTH_LOGIN_WORKERS = 1
+    settings.GARMIN_AUTH_LOGIN_WORKERS = 2
     room = background.Room()
 
-    assert room.take()
-    assert not room.take()
+    assert [room.take() for _ in range(3)] == [True, True, False]
     room.give_back()
-    assert room.take()
+    assert [room.take() for _ in range(2)] == [True, False]
+    room.give_back()
+    room.give_back()
+    assert [room.take() for _ in range(3)] == [True, True, False]
 
 
 def test_a_call_is_waited_for_to_the_end_of_its_time():

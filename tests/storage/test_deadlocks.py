@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 
 import pytest
 from django.db import DataError, OperationalError, connection, connections, transaction
@@ -128,8 +129,17 @@ def check_all():
     return states.mark_checked(list(states.values_list("user_id", flat=True)))
 
 
-def test_what_a_deadlock_has_undone_is_done_again(rows, run_in_a_thread):
+def test_what_a_deadlock_has_undone_is_done_again_in_a_moment(rows, run_in_a_thread, monkeypatch):
+    pauses, sleep = [], time.sleep
+
+    def note(seconds):
+        pauses.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(deadlocks.time, "sleep", note)
+
     assert deadlock(rows, run_in_a_thread, check_all) == [len(rows)]
+    assert max(pauses) <= 0.01
     assert states.filter(engine="theirs", last_checked_at__isnull=False).count() == len(rows)
 
 
@@ -191,6 +201,33 @@ def test_other_errors_are_not_repeated(rows, monkeypatch):
 
     with pytest.raises(DataError):
         states.update(engine="a name that is too long for the column " * 9)
+
+
+def test_a_row_is_made_as_django_makes_it(user):
+    defaults = {"engine": "garth"}
+
+    for is_new in (True, False):
+        row, created = states.get_or_create(defaults, user=user)
+        assert (row.engine, created) == ("garth", is_new)
+
+
+class Psycopg2Error(Exception):
+    """As psycopg2 raises it, which need not be installed here."""
+
+    def __init__(self, code):
+        self.pgcode = code
+
+
+def test_each_driver_tells_of_a_deadlock_in_its_own_way():
+    def is_deadlock(error, cause=None):
+        error.__cause__ = cause
+        return deadlocks.is_deadlock(error)
+
+    assert is_deadlock(OperationalError("deadlock detected"), Psycopg2Error("40P01"))
+    assert not is_deadlock(OperationalError("out of memory"), Psycopg2Error("53200"))
+    assert is_deadlock(OperationalError(1213, "Deadlock found when trying to get lock"))
+    assert is_deadlock(OperationalError(1020, "Record has changed since last read in table"))
+    assert not is_deadlock(OperationalError(2006, "Server has gone away"))
 
 
 def test_codes_counted_while_the_login_ends_get_in_nobodys_way(user, run_in_a_thread):

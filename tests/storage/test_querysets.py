@@ -362,6 +362,13 @@ TRANSITIONS = {
     "end_challenge of a time": (lambda row: states.end_challenge(row.user_id, THEN), {}),
 }
 
+# What changes neither the connection nor a login for its user: updated_at stays.
+BOOKKEEPING = {
+    *("take_lease", "release_lease", "refuse_exchange", "report_failing", "end_failing"),
+    *("mark_validated", "mark_failed", "mark_checked", "mark_unreported"),
+    *("queue_login", "take_turn", "keep_login", "fail_login"),
+}
+
 
 @pytest.mark.parametrize("name", TRANSITIONS)
 def test_a_transition_is_of_one_users_row(user, other_user, name):
@@ -372,6 +379,7 @@ def test_a_transition_is_of_one_users_row(user, other_user, name):
         **{"connected_at": THEN, "lease_owner": "owner", "failing_since": THEN},
         **{"mfa_pending": True, "mfa_challenge": "{}", "mfa_started_at": THEN, "mfa_attempts": 1},
         **{"login_id": "a login", "login_expires_at": timezone.now() + timedelta(hours=1)},
+        "updated_at": THEN,
     }
     states.update(**{**looks, **columns})
     before, others = raw_row(user), raw_row(other_user)
@@ -380,3 +388,4 @@ def test_a_transition_is_of_one_users_row(user, other_user, name):
 
     assert raw_row(user) != before
     assert raw_row(other_user) == others
+    assert (state_of(user).updated_at > THEN) == (name not in BOOKKEEPING)
