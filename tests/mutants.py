@@ -164,6 +164,8 @@ def try_module(module: str, sample: int | None, seed: int) -> int:
         verdict = verdicts[name]
         if verdict in ("killed", "timeout"):
             counts[verdict] += 1
+            if verdict == "timeout":  # It hangs, or the machine was busy: to be tried alone then.
+                print(f"{name.removeprefix(prefix)}: timeout", flush=True)
             continue
         diff = get_diff_for_mutant(name, path=file)
         change = change_of(diff)
