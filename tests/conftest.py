@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import zlib
+from collections import defaultdict
 from pathlib import Path
 from uuid import uuid4
 
@@ -53,12 +54,12 @@ needs_personal = pytest.mark.skipif(
 BUILT_IN = ["garth", pytest.param("garminconnect", marks=needs_garminconnect)]
 REFRESH = {"garth": "exchange", "garminconnect": "di_refresh", "personal": "personal_token"}
 
-# The modules that take minutes, the longest test first.
+# The modules that take long, the longest test first.
 DEAR = (
-    *("wheel", "demo", "journey", "state_machine", "tutorial", "typing", "celery_workers"),
-    *("celery_pools", "benchmarks", "docs", "instruments", "gevent", "secrets_hunt", "browser"),
-    *("killed", "storms", "rotation_under_load", "rotate_command", "engine_move"),
-    *("garminconnect_sessions", "saved_passwords", "check_command"),
+    *("schemathesis", "wheel", "demo", "journey", "state_machine", "tutorial", "typing"),
+    *("celery_workers", "celery_pools", "benchmarks", "docs", "instruments", "gevent"),
+    *("secrets_hunt", "browser", "killed", "storms", "rotation_under_load", "rotate_command"),
+    *("engine_move", "garminconnect_sessions", "saved_passwords", "check_command"),
 )
 
 # For what only Redis can do.
@@ -82,7 +83,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Begin what is dear first, and let no worker be left alone with it at the end.
+    """Begin what is dear first, on all workers, and leave what is cheap for the end.
 
     On PostgreSQL and MariaDB run what depends on the database; the rest has run on SQLite.
     """
@@ -93,8 +94,28 @@ def pytest_collection_modifyitems(config, items):
         )
         items[:] = keep
     if hasattr(config, "workerinput"):
-        places = {f"test_{name}": place for place, name in enumerate(DEAR)}
-        items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+        items[:] = in_shares(items, config.workerinput["workercount"])
+
+
+def in_shares(items, workers):
+    """Order tests so that each worker begins with its share of the dear modules.
+
+    pytest-xdist gives each worker as many tests as the others, in this order; who is done first
+    takes from the end of what another has.
+    """
+    places = {f"test_{name}": place for place, name in enumerate(DEAR)}
+    modules, cheap = defaultdict(list), []
+    for item in items:
+        place = places.get(item.path.stem)
+        (cheap if place is None else modules[place]).append(item)
+    ordered = []
+    for worker in range(workers):
+        share = (len(items) - len(ordered)) // (workers - worker)
+        dear = [item for place in sorted(modules)[worker::workers] for item in modules[place]]
+        rest = max(0, share - len(dear))
+        ordered += [*dear, *cheap[:rest]]
+        del cheap[:rest]
+    return [*ordered, *cheap]
 
 
 def pytest_collection_finish():
