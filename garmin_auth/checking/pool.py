@@ -1,9 +1,10 @@
 """Check several sessions at the same time."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from ..storage.threads import Context, KeptConnections
@@ -34,8 +35,8 @@ class WorkerPool(Generic[T, R]):
         if self._workers == 1:
             yield from map(self._work, items)
             return
-        waiting = iter(items)
-        running: set[Future[R]] = set()
+        waiting, running = iter(items), 0
+        done: SimpleQueue[Future[R]] = SimpleQueue()
         kept = KeptConnections()
         with (
             closing(kept),
@@ -45,14 +46,15 @@ class WorkerPool(Generic[T, R]):
                 # Yield results first: the next item depends on them, and at a low rate it may be
                 # long in coming.
                 while (
-                    len(running) < self._workers
-                    and not any(future.done() for future in running)
+                    running < self._workers
+                    and done.empty()
                     and (item := next(waiting, _NOTHING)) is not _NOTHING
                 ):
                     work = partial(Context().run, kept.during, self._work, item)
-                    running.add(executor.submit(work))
+                    executor.submit(work).add_done_callback(done.put)
+                    running += 1
                 if not running:
                     return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
+                future = done.get()
+                running -= 1
+                yield future.result()

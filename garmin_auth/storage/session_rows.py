@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from ..exceptions import NotConnected
@@ -41,19 +42,11 @@ class SessionRow:
     failing_told_at: datetime | None
 
 
-def read_session(user: Any) -> SessionRow:
-    """Read the user's session with one SELECT.
-
-    Args:
-        user: an ``AUTH_USER_MODEL`` instance.
-
-    Raises:
-        NotConnected: the user has no session.
-        SessionUnreadable: the session cannot be decrypted.
-    """
-    row = (
-        GarminAuthenticationState.objects.using_write_db()
-        .filter(user_id=user.pk)
+@cache
+def _rows(alias: str) -> Any:
+    """Return what is read of all sessions: Django makes it once, and not for each use anew."""
+    return (
+        GarminAuthenticationState.objects.using(alias)
         .with_session()
         .values_list(
             "pk",
@@ -70,11 +63,24 @@ def read_session(user: Any) -> SessionRow:
             "session_renew_at",
             "session_ends_soon_at",
         )
-        .first()
     )
-    if row is None:
+
+
+def read_session(user: Any) -> SessionRow:
+    """Read the user's session with one SELECT.
+
+    Args:
+        user: an ``AUTH_USER_MODEL`` instance.
+
+    Raises:
+        NotConnected: the user has no session.
+        SessionUnreadable: the session cannot be decrypted.
+    """
+    alias = GarminAuthenticationState.objects.using_write_db().db
+    rows = list(_rows(alias).filter(user_id=user.pk))
+    if not rows:
         raise NotConnected("The user has no stored session.")
-    pk, engine, domain, data, version, account_name, connected_at, *rest = row
+    pk, engine, domain, data, version, account_name, connected_at, *rest = rows[0]
     last_validated, since, told_at, *times = rest
     return SessionRow(
         pk,
