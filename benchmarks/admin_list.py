@@ -36,6 +36,9 @@ The search misses its goal, by design: an index cannot find "any part of a name 
 the database reads every user (EXPLAIN.md: a scan of `auth_user`), as in Django's own admin. An
 earlier version first looked for a user with exactly this name, which uses an index, and showed only
 that one. A search for "ana" did not find "anabel". A correct result is more important.
+
+The filter "in the last 24 hours" misses its goal too: no index has the time at which a session last
+worked, because each use would then write to all indexes (see fleet), so it reads every row.
 """
 
 

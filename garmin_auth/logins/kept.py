@@ -4,7 +4,7 @@ The form has the address again if the login fails in the background.
 """
 
 import time
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from django.http import HttpRequest
 
@@ -15,8 +15,7 @@ from ..storage.keys import decrypt, encrypt
 KEPT, KEPT_FOR = "_garmin_auth_login", 3600
 
 
-@dataclass(frozen=True)
-class KeptLogin:
+class KeptLogin(NamedTuple):
     """A login that has not ended in its request.
 
     Args:
@@ -26,10 +25,14 @@ class KeptLogin:
         domain: the Garmin domain that it is for, "" if not known.
     """
 
-    email: str = field(default="", repr=False)
+    email: str = ""
     seconds: int | None = None
     engine: str = ""
     domain: str = ""
+
+    def __repr__(self) -> str:
+        """SECURITY: without the address, because error reports show variables."""
+        return f"KeptLogin(seconds={self.seconds}, engine={self.engine!r}, domain={self.domain!r})"
 
 
 def keep_login(request: HttpRequest, email: str, engine: str, domain: str) -> None:
