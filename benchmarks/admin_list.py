@@ -37,8 +37,8 @@ the database reads every user (EXPLAIN.md: a scan of `auth_user`), as in Django'
 earlier version first looked for a user with exactly this name, which uses an index, and showed only
 that one. A search for "ana" did not find "anabel". A correct result is more important.
 
-The filter "in the last 24 hours" misses its goal too: no index has the time at which a session last
-worked, because each use would then write to all indexes (see fleet), so it reads every row.
+The filters by when a session last worked read every row, and miss their goals too: with an index on
+that time, each use would write to all indexes (see fleet).
 """
 
 

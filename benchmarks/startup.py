@@ -19,8 +19,8 @@ DATABASES = ("sqlite",)
 NOTES = """
 The Intel machine misses the goal, and its rounds differ by half. Of the 60 to 80 ms that the app
 takes there, 40 ms are the imports of its own modules (``-X importtime``), a third of them the code
-that 20 dataclasses generate. The rest is mostly its system checks, which ask for the versions of the
-engines' packages, and import ``importlib.metadata`` and ``packaging`` for that.
+that 20 dataclasses generate. The rest is mostly its system checks, which ask for the versions of
+the engines' packages, and import ``importlib.metadata`` and ``packaging`` for that.
 """
 
 SETTINGS = """
