@@ -82,13 +82,14 @@ class SharedCache:
         """
 
         def add(cache: Any) -> bool:
-            # If another process removes the key between the two calls, it can be added at last.
-            for _ in range(2):
-                if cache.add(key, value, timeout):
-                    return True
-                if cache.get(key) is not None:
-                    return False
-            raise CacheIsSilent
+            added = cache.add(key, value, timeout)
+            if not added and cache.get(key) is None:
+                # Another process has just removed the key, or the cache is away.
+                probe = cache_key("probe")
+                cache.set(probe, 1, QUIET)
+                if cache.get(probe) is None:
+                    raise CacheIsSilent
+            return bool(added)
 
         return self._call(add, True)
 

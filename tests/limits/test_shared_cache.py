@@ -6,6 +6,7 @@ import logging
 import pytest
 import time_machine
 from django.core.cache import caches
+from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import call_command
 
 from garmin_auth.health import check_sessions
@@ -184,3 +185,18 @@ def test_a_cache_that_ignores_its_errors_gives_what_is_asked_for(silent_cache):
     assert cache.increment("key", -1) is None
     assert cache.failures == 3
     assert cache.get("key", "else") == "else"
+
+
+class ContendedCache(LocMemCache):
+    """Others add and remove the key all the time: never is it free, nor there to be read."""
+
+    def add(self, *args, **kwargs):
+        return False
+
+
+def test_a_key_that_another_has_just_removed_is_no_fault_of_the_cache(settings):
+    settings.CACHES = {"default": {"BACKEND": f"{__name__}.ContendedCache"}}
+    cache = SharedCache()
+
+    assert [cache.add("key", 1, 10) for _ in range(3)] == [False] * 3
+    assert cache.failures == 0
