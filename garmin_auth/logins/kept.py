@@ -4,7 +4,7 @@ The form has the address again if the login fails in the background.
 """
 
 import time
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from django.http import HttpRequest
 
@@ -15,8 +15,11 @@ from ..storage.keys import decrypt, encrypt
 KEPT, KEPT_FOR = "_garmin_auth_login", 3600
 
 
-class KeptLogin(NamedTuple):
+@dataclass(frozen=True)
+class KeptLogin:
     """A login that has not ended in its request.
+
+    SECURITY: no tuple, because error reporters show the parts of one, whatever its repr.
 
     Args:
         email: the address; "" if none is kept.
@@ -25,14 +28,10 @@ class KeptLogin(NamedTuple):
         domain: the Garmin domain that it is for, "" if not known.
     """
 
-    email: str = ""
+    email: str = field(default="", repr=False)
     seconds: int | None = None
     engine: str = ""
     domain: str = ""
-
-    def __repr__(self) -> str:
-        """SECURITY: without the address, because error reports show variables."""
-        return f"KeptLogin(seconds={self.seconds}, engine={self.engine!r}, domain={self.domain!r})"
 
 
 def keep_login(request: HttpRequest, email: str, engine: str, domain: str) -> None:

@@ -44,7 +44,7 @@ class SessionRow:
 
 @cache
 def _rows(alias: str) -> Any:
-    """Return what is read of all sessions: Django makes it once, and not for each use anew."""
+    """Return the queryset of what is read of a session. To build it for each use costs more."""
     return (
         GarminAuthenticationState.objects.using(alias)
         .with_session()
