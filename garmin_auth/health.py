@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
+from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
@@ -126,6 +127,14 @@ def _check(
         outcome, error = Outcome.UNREADABLE, exc
         engine, domain = (engine, domain) if engine else _service_of(user)
     except GarminAuthError as exc:
+        outcome, error = Outcome.UNKNOWN, exc
+    except (OperationalError, InterfaceError) as exc:  # The run goes on, if the database is back.
+        logger.warning(
+            "check_session could not use the database user=%s: %s",
+            user.pk,
+            type(exc).__qualname__,
+            extra={"event": "check_failed", "user_pk": user.pk, "error": type(exc).__qualname__},
+        )
         outcome, error = Outcome.UNKNOWN, exc
     except Exception as exc:  # A bug in the app or an engine says nothing about the session.
         logger.exception(
@@ -262,11 +271,11 @@ def check_sessions(
             notes.write()
         finally:
             run.release()
-    report.stopped = stop.reason
+    report.stopped, report.left_out = stop.reason, stop.left_out.names()
     tell_of_endings(user, interrupted)
     if user is None and not report.checked and not report.stopped:
         report.elsewhere = due.claimed_checks()
-    report.cache_failed = shared_cache.failures > cache_failures
+    report.cache_failed = not shared_cache.answers() or shared_cache.failures > cache_failures
     report.duration_s = time.monotonic() - started
     return report
 

@@ -431,13 +431,17 @@ def disconnect(user: Any, reason: str = EndedReason.USER) -> bool:
     Raises:
         RuntimeError: called inside ``atomic()``.
     """
-    refuse_atomic("disconnect")
-    if not GarminAuthenticationState.objects.disconnect(user.pk, reason):
-        return False
-    send_on_commit(signals.session_disconnected, user, reason=str(reason))
-    return True
+    return _disconnect("disconnect", user, reason)
 
 
 async def adisconnect(user: Any, reason: str = EndedReason.USER) -> bool:
     """Async version of ``disconnect``."""
-    return await in_database_thread(partial(disconnect, user, reason))
+    return await in_database_thread(partial(_disconnect, "adisconnect", user, reason))
+
+
+def _disconnect(name: str, user: Any, reason: str) -> bool:
+    refuse_atomic(name)
+    if not GarminAuthenticationState.objects.disconnect(user.pk, reason):
+        return False
+    send_on_commit(signals.session_disconnected, user, reason=str(reason))
+    return True

@@ -99,7 +99,6 @@ def collect_metrics(using: str | None = None) -> Metrics:
         connections = {state: counts.pop(state) for state in STATES}
         service = ServiceMetrics(connections=connections, **counts)
         services[service.engine, service.domain] = service
-    failures = shared_cache.failures
     cooldowns = {
         domain: cooldown.seconds_left(cooldown.site_scope(domain))
         for domain in sorted({domain for _engine, domain in services})
@@ -107,7 +106,7 @@ def collect_metrics(using: str | None = None) -> Metrics:
     return Metrics(
         [services[name] for name in sorted(services)],
         cooldowns,
-        cache_failed=shared_cache.failures > failures,
+        cache_failed=not shared_cache.answers(),
     )
 
 

@@ -189,7 +189,7 @@ class GarminAuthenticationState(models.Model):
     # Evidence of a mass failure. Set when Garmin refuses a refresh; cleared in all rows of the
     # engine when Garmin next accepts a refresh or a login.
     refused_at = models.DateTimeField(
-        _("last refused by Garmin"), null=True, blank=True, editable=False, db_index=True
+        _("refused by Garmin since"), null=True, blank=True, editable=False, db_index=True
     )
     created_at = models.DateTimeField(pgettext_lazy("garmin_auth", "created"), auto_now_add=True)
     updated_at = models.DateTimeField(pgettext_lazy("garmin_auth", "updated"), auto_now=True)

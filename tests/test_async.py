@@ -544,10 +544,14 @@ def test_a_call_within_a_call_does_not_wait_for_itself(user, connect, settings, 
     settings.GARMIN_AUTH_ASYNC_WORKERS = 1
     connect(user)
 
-    def twice(client):
-        return [fetch_name(client), async_to_sync(use_garmin)(user, fetch_name)]
+    def thrice(client):
+        return [
+            fetch_name(client),
+            async_to_sync(use_garmin)(user, fetch_name),
+            run(use_garmin(user, fetch_name)),  # In an event loop of its own.
+        ]
 
-    assert run(use_garmin(user, twice)) == [EMAIL] * 2
+    assert run(use_garmin(user, thrice)) == [EMAIL] * 3
 
 
 # Synchronous callers, and transactions
@@ -562,7 +566,7 @@ def test_a_synchronous_caller_in_a_transaction_is_refused(user, connect, garmin,
         for name, call in (
             ("use_garmin", lambda: async_to_sync(use_garmin)(user, fetch_name)),
             ("astart_login", lambda: async_to_sync(astart_login)(user, EMAIL, PASSWORD)),
-            ("disconnect", lambda: async_to_sync(adisconnect)(user)),
+            ("adisconnect", lambda: async_to_sync(adisconnect)(user)),
         ):
             message = rf"^{name}\(\) must not run inside"
             with pytest.raises(RuntimeError, match=message), transaction.atomic():

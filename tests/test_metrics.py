@@ -8,6 +8,7 @@ from django.utils import timezone
 from garmin_auth.limits import cooldown
 from garmin_auth.metrics import collect_metrics
 from garmin_auth.models import GarminAuthenticationState
+from tests.limits.test_shared_cache import AWAY, SILENT
 from tests.rows import damage, store
 
 pytestmark = [pytest.mark.django_db, pytest.mark.every_database]
@@ -146,13 +147,9 @@ def test_a_cooldown_is_its_domains(rows):
     assert 100 < metrics.cooldowns["garmin.cn"] <= 120
 
 
-def test_without_its_cache_the_counts_are_there_and_the_cooldowns_not_known(rows, settings):
-    settings.CACHES = {
-        "default": {
-            "BACKEND": "django.core.cache.backends.redis.RedisCache",
-            "LOCATION": "redis://127.0.0.1:1/0",
-        }
-    }
+@pytest.mark.parametrize("cache", [*AWAY.values(), *SILENT.values()], ids=[*AWAY, *SILENT])
+def test_without_its_cache_the_counts_are_there_and_the_cooldowns_not_known(rows, settings, cache):
+    settings.CACHES = {"default": cache}
     rows()
 
     metrics = collect_metrics()

@@ -283,6 +283,7 @@ def test_a_rate_limit_of_one_service_leaves_the_other_alone(garmin, site):
     report = check_sessions()
 
     assert (report.checked, report.active, report.stopped) == (2, 2, Stopped.RATE_LIMITED)
+    assert report.left_out == [f"garth at {CN}"]
     assert all(state_of(user).last_validated for user in others)
     assert not state_of(second).last_validated
     assert cooldown.seconds_left(cooldown.site_scope(CN)) > 200
@@ -319,6 +320,7 @@ def test_an_outage_of_one_service_leaves_the_other_alone(garmin, site):
     report = check_sessions()
 
     assert (report.active, report.unknown, report.stopped) == (8, 5, Stopped.UNAVAILABLE)
+    assert report.left_out == [CN]
 
 
 def test_a_mass_failure_of_one_service_leaves_the_other_alone(garmin, site):
@@ -331,6 +333,7 @@ def test_a_mass_failure_of_one_service_leaves_the_other_alone(garmin, site):
 
     # Two before the alarm, in China; and the one whose service accepts others.
     assert (report.active, report.expired, report.stopped) == (1, 3, None)
+    assert report.left_out == [f"garth at {CN}"]
     assert not state_of(dead).session_data
     assert state_of(works).session_data
     outcomes = Counter()

@@ -49,6 +49,15 @@ class LeftOut:
         """Return whether a row's session is one of them."""
         return state.domain in self.domains or (state.engine, state.domain) in self.services
 
+    def names(self) -> list[str]:
+        """Return what to call them: a domain, or an engine at a domain."""
+        engines = (
+            f"{engine} at {domain}"
+            for engine, domain in self.services
+            if domain not in self.domains
+        )
+        return sorted([*self.domains, *engines])
+
     def exclude_from(self, rows: StateQuerySet) -> StateQuerySet:
         """Return the rows without them."""
         if self.domains:

@@ -74,6 +74,8 @@ class Report:
             while others worked, so that their users have been told.
         skipped: sessions that were validated recently enough, or disconnected before their turn.
         stopped: why the run stopped early, None if it did not.
+        left_out: what was not checked further because the run stopped early: a domain, or an engine
+            at a domain, as in ``"garth at garmin.com"``. All others were still checked.
         duration_s: seconds from reading the first row to writing the last result.
         engines: the counts ``checked``, ``active``, ``expired``, ``unknown`` and ``unreadable`` for
             each engine, by its name. A session whose engine is not installed counts as unreadable,
@@ -92,6 +94,7 @@ class Report:
     failing: int = 0
     skipped: int = 0
     stopped: Stopped | None = None
+    left_out: list[str] = field(default_factory=list)
     duration_s: float = 0.0
     engines: dict[str, dict[str, int]] = field(default_factory=dict)
     cache_failed: bool = False

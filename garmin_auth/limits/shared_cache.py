@@ -85,10 +85,7 @@ class SharedCache:
             added = cache.add(key, value, timeout)
             if not added and cache.get(key) is None:
                 # Another process has just removed the key, or the cache is away.
-                probe = cache_key("probe")
-                cache.set(probe, 1, QUIET)
-                if cache.get(probe) is None:
-                    raise CacheIsSilent
+                _require_answer(cache)
             return bool(added)
 
         return self._call(add, True)
@@ -117,6 +114,12 @@ class SharedCache:
     def delete(self, key: str) -> None:
         self._call(lambda cache: cache.delete(key), None)
 
+    def answers(self) -> bool:
+        """Return whether the cache keeps what it is given. If not, that is logged."""
+        failures = self.failures
+        self._call(_require_answer, None)
+        return self.failures == failures
+
     def _call(self, call: Callable[[Any], T], default: T) -> T:
         try:
             return call(caches[conf.CACHE])
@@ -138,6 +141,14 @@ class SharedCache:
             type(exc).__qualname__,
             extra={"event": "cache_failed", "error": type(exc).__qualname__},
         )
+
+
+def _require_answer(cache: Any) -> None:
+    """Raise if the cache does not keep a key."""
+    probe = cache_key("probe")
+    cache.set(probe, 1, QUIET)
+    if cache.get(probe) is None:
+        raise CacheIsSilent
 
 
 shared_cache = SharedCache()

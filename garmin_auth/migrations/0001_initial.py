@@ -244,7 +244,7 @@ class Migration(migrations.Migration):
                         db_index=True,
                         editable=False,
                         null=True,
-                        verbose_name="last refused by Garmin",
+                        verbose_name="refused by Garmin since",
                     ),
                 ),
                 ("created_at", models.DateTimeField(auto_now_add=True, verbose_name="created")),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from django.db import Error, IntegrityError, connections
+from django.db import DataError, Error, IntegrityError, connections
 
 from ..models import GarminAuthenticationState
 
@@ -23,8 +23,8 @@ def write_again(write: Callable[[], T]) -> T:
     """Write, retrying on a new connection if the database has dropped this one or is away.
 
     Any database error is retried, not only OperationalError: during a switchover PostgreSQL may
-    report a read-only transaction, which is an InternalError. Only an IntegrityError is not, such
-    as that of a user who was deleted meanwhile: no attempt would succeed.
+    report a read-only transaction, which is an InternalError. Not retried is what no attempt would
+    change: an IntegrityError, such as that of a user who was deleted meanwhile, and a DataError.
 
     Args:
         write: makes the write, in statements that can be repeated.
@@ -33,7 +33,7 @@ def write_again(write: Callable[[], T]) -> T:
         What ``write`` returns.
 
     Raises:
-        IntegrityError: the database does not accept the write.
+        IntegrityError, DataError: the database does not accept the write.
         django.db.Error: every attempt failed.
     """
     connection = connections[GarminAuthenticationState.objects.using_write_db().db]
@@ -41,7 +41,7 @@ def write_again(write: Callable[[], T]) -> T:
     while True:
         try:
             return write()
-        except IntegrityError:
+        except (IntegrityError, DataError):
             raise
         except Error:
             # A TestCase's transaction is lost; nothing can be retried in it.

@@ -167,11 +167,11 @@ def test_a_login_with_a_code_needs_no_cache_that_says_it_is_away(
     assert submit_mfa(user, garmin.mfa_code(EMAIL)) == Connected()
 
 
-def test_a_run_of_checks_ends_without_a_cache_that_says_it_is_away(silent_cache, people, settings):
+@pytest.mark.parametrize("rate", [None, 1000])
+def test_a_run_of_checks_ends_without_a_cache_that_says_it_is_away(silent_cache, people, rate):
     people(3)
-    settings.GARMIN_AUTH_CHECK_RATE = 1000
 
-    report = check_sessions()
+    report = check_sessions(rate=rate)
 
     assert (report.active, report.cache_failed) == (3, True)
 

@@ -35,6 +35,7 @@ KEYS = [
     "failing",
     "skipped",
     "stopped",
+    "left_out",
     "duration_s",
     "rate",
     "engines",
@@ -166,6 +167,7 @@ def test_json_is_one_line_with_exactly_the_documented_keys(run, connected):
         "failing": 0,
         "skipped": 0,
         "stopped": None,
+        "left_out": [],
         "duration_s": 0,
         "rate": 0,
         "engines": {
@@ -417,6 +419,8 @@ def test_a_rate_limit_stops_the_run(run, connected, garmin):
     assert (result.counts["stopped"], result.counts["checked"]) == ("rate_limited", 1)
     assert result.code == 4
     assert "The run stopped early. Garmin is rate limiting this site." in result.errors
+    assert "services were skipped: garth at garmin.com\n" in result.errors
+    assert result.counts["left_out"] == ["garth at garmin.com"]
     assert garmin.counts["api"] == 1
 
 
@@ -439,6 +443,7 @@ def test_five_faults_in_a_row_stop_the_run(run, connected, garmin):
     assert (result.counts["stopped"], result.counts["unknown"]) == ("unavailable", 5)
     assert result.code == 4
     assert "The run stopped early. Garmin is down" in result.errors
+    assert "services were skipped: garmin.com\n" in result.errors
     assert garmin.counts["api"] == 5
 
 

@@ -1,7 +1,7 @@
 """A database that is away for a moment, as the functions that write see it."""
 
 import pytest
-from django.db import DatabaseError, IntegrityError, connection
+from django.db import DatabaseError, DataError, IntegrityError, connection
 
 from garmin_auth.storage import retries
 from garmin_auth.storage.retries import WRITE_EVERY, WRITE_FOR, bookkeeping, write_again
@@ -57,11 +57,12 @@ def test_a_database_that_stays_away_is_given_up(clock):
     assert WRITE_FOR <= sum(clock.pauses) <= WRITE_FOR + 1
 
 
-def test_what_the_database_will_never_take_is_not_repeated(clock):
+@pytest.mark.parametrize("error", [IntegrityError, DataError])
+def test_what_the_database_will_never_take_is_not_repeated(clock, error):
     def write():
-        raise IntegrityError("the user was deleted")
+        raise error("the user was deleted, or a text is too long")
 
-    with pytest.raises(IntegrityError):
+    with pytest.raises(error):
         write_again(write)
 
     assert clock.pauses == []

@@ -9,6 +9,7 @@ pytest.importorskip("garminconnect", reason="garminconnect needs Python 3.12 or 
 
 from django.db import InternalError, connection, connections
 
+from garmin_auth.health import check_sessions
 from garmin_auth.models import GarminAuthenticationState
 from garmin_auth.sessions import garmin_client
 from tests.conftest import EMAIL, PASSWORD
@@ -28,7 +29,13 @@ def set_read_only(switch):
         cursor.execute("SET default_transaction_read_only = off")
         name = connection.ops.quote_name(connection.settings_dict["NAME"])
         cursor.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {switch}")
-        # Connections that are open keep what they began with.
+    # Connections that are open keep what they began with.
+    close_others()
+
+
+def close_others():
+    """Close the database's other connections, as a restart does."""
+    with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -95,6 +102,19 @@ def test_a_rotated_token_is_stored_when_the_database_takes_writes_again(
     garmin.expire_access_tokens(EMAIL)
     with garmin_client(user) as client:
         assert client.connectapi(PROFILE)["userName"] == EMAIL
+
+
+def test_a_run_of_checks_goes_on_when_the_database_is_back(people, caplog):
+    people(12)
+
+    once = iter([close_others])
+    report = check_sessions(workers=2, on_check=lambda check: next(once, int)())
+
+    failed = [record for record in caplog.records if record.event == "check_failed"]
+    assert report.stopped is None
+    assert 1 <= report.unknown == len(failed) <= 2
+    assert report.active == 12 - report.unknown
+    assert [record.exc_info for record in failed] == [None] * len(failed)
 
 
 def in_new_connection(call):

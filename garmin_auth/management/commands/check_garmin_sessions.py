@@ -316,6 +316,11 @@ class Command(QuietCommand):
             )
         if report.stopped:
             self.stderr.write(f"The run stopped early. {STOPPED[report.stopped]}")
+        if report.left_out:
+            self.stderr.write(
+                "The remaining sessions of these services were skipped: "
+                + ", ".join(report.left_out)
+            )
 
 
 def listed(names: list[str], more: int) -> str:
