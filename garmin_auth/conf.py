@@ -143,8 +143,8 @@ class Settings:
         """Dotted path of a callable that says who the user of a request to the API is.
 
         It takes the request, and returns the user, or ``None``. The default is the site's session,
-        with a CSRF token; ``garmin_auth.api.authentication.rest_framework`` is REST framework's
-        classes.
+        with a CSRF token; ``garmin_auth.api.authentication.rest_framework`` uses REST
+        framework's classes.
         """
         return (
             self._dotted_path("API_AUTHENTICATION", "a callable that takes the request")

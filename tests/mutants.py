@@ -59,7 +59,8 @@ TESTS = {
     "logins/results": "test_views.py test_templates.py",
     "logins/ways": "test_engine_choice.py",
     "sessions": "test_sessions.py test_failing.py limits/test_mass_failure.py test_async.py "
-    "test_threads_of_a_block.py test_callers_transaction.py engines/test_hazards.py",
+    "test_threads_of_a_block.py test_callers_transaction.py engines/test_hazards.py test_health.py "
+    "test_costs.py engines/test_garminconnect_sessions.py",
     "storage/async_calls": "test_async.py",
     "storage/deadlocks": "storage/test_deadlocks.py",
     "storage/fields": "storage/test_fields.py",

@@ -2,9 +2,11 @@ import base64
 import io
 import json
 import threading
+import time
 from datetime import timedelta
 
 import pytest
+import time_machine
 from django.db import connections, transaction
 from django.utils import timezone
 
@@ -17,10 +19,11 @@ from garmin_auth.exceptions import (
     RateLimited,
     SessionExpired,
     SessionUnreadable,
+    TokenRefused,
 )
 from garmin_auth.login import disconnect
 from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
-from garmin_auth.sessions import garmin_client
+from garmin_auth.sessions import NOTE_EVERY, REFRESH_EVERY, garmin_client
 from garmin_auth.storage.session_rows import read_session
 from tests.conftest import EMAIL, PASSWORD, raw_row, state_of
 from tests.rows import damage
@@ -28,6 +31,7 @@ from tests.rows import damage
 pytestmark = pytest.mark.every_database
 PROFILE = "/userprofile-service/socialProfile"
 YEAR = timedelta(days=365)
+BEN = "ben@example.com"
 
 
 def test_a_stored_session_opens(user, connect):
@@ -116,6 +120,27 @@ def test_a_long_block_notes_success_now_and_then_and_at_its_end(
     statements = [query["sql"].split()[0] for query in queries.captured_queries]
     assert statements == ["SELECT", *["UPDATE"] * updates]
     assert state_of(user).last_validated is not None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_long_block_has_noted_is_not_noted_again_at_its_end(user, connect, monkeypatch):
+    class Clock:
+        now, sleep = 0.0, time.sleep
+
+        @classmethod
+        def monotonic(cls):
+            return cls.now
+
+    monkeypatch.setattr("garmin_auth.sessions.time", Clock)
+    connect(user)
+    noted = []
+    with garmin_client(user) as client:
+        for seconds in (0, NOTE_EVERY - 0.1, NOTE_EVERY):
+            Clock.now = seconds
+            client.connectapi(PROFILE)
+            noted.append(state_of(user).last_validated)
+    assert noted[:2] == [None, None]
+    assert noted[2] == state_of(user).last_validated is not None
 
 
 def test_the_keys_are_derived_once(user, connect, monkeypatch):
@@ -267,6 +292,36 @@ def test_a_fault_of_the_exchange_keeps_the_session(user, connect, garmin, fault,
         client.connectapi(PROFILE)
 
     assert raw_row(user)["session_data"] == before
+
+
+def test_a_fresh_token_that_is_refused_quiets_that_session_alone_for_five_minutes(
+    user, other_user, connect, garmin
+):
+    connect(user), connect(other_user, BEN)
+    garmin.fail("api", "unauthorized_other", times=None)
+    now, asked = time.time(), []
+
+    for seconds in (0, REFRESH_EVERY - 1, REFRESH_EVERY + 1):
+        with time_machine.travel(now + seconds):
+            for each in (user, other_user):
+                with pytest.raises(TokenRefused), garmin_client(each) as client:
+                    client.connectapi(PROFILE)
+                asked.append(garmin.counts["exchange"])
+
+    assert asked == [1, 2, 2, 2, 3, 4]
+
+
+def test_a_refresh_that_fails_before_the_block_is_recorded_though_it_makes_no_call(
+    user, connect, garmin
+):
+    connect(user, access_expired=True)
+    garmin.fail("exchange", "html")
+
+    with garmin_client(user):
+        pass
+
+    row = state_of(user)
+    assert (row.failing_since is not None, row.failing_reason) == (True, "unavailable")
 
 
 def test_the_callers_own_mistake_is_a_request_error(user, connect):

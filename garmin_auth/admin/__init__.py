@@ -170,7 +170,7 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
         found = unreadable.found_already(request)
         if found is not None and not found.all_looked_at:
             sentence = gettext(
-                "Only the %(count)d sessions that worked least recently were examined for "
+                "Only the %(count)d sessions that worked least recently were examined to see "
                 "whether they can be read."
             )
             self.message_user(request, sentence % {"count": unreadable.LOOKED_AT}, messages.WARNING)

@@ -91,7 +91,7 @@ def families_of_metrics(metrics: Metrics) -> Iterator[Family]:
     )
     yield Family(
         "garmin_auth_oldest_check_timestamp_seconds",
-        "Since when the session that has waited longest was neither checked nor used.",
+        "When the session that has waited longest was last checked or used.",
         [
             (labels, round(each.oldest_check.timestamp(), 3))
             for labels, each in services

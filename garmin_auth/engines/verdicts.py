@@ -450,5 +450,5 @@ def _unknown(answer: Answer, problem: str = "") -> GarminUnavailable:
     kind = answer.headers.get("content-type", "no content type").split(";")[0][:50]
     suffix = f" ({problem})" if problem else ""
     return GarminUnavailable(
-        f"Garmin answered {answer.status} with {kind}, which says nothing certain{suffix}."
+        f"Garmin answered {answer.status} with {kind}, which proves nothing{suffix}."
     )

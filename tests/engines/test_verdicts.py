@@ -260,12 +260,12 @@ def test_an_uncertain_verdict_tells_the_operator_what_came():
     for verdict in (exchange_error, login_exchange_error, token_error):
         told = str(verdict(answer(503, "", HTML), "HTTPError"))
         assert told == (
-            "Garmin answered 503 with text/html, which says nothing certain (HTTPError)."
+            "Garmin answered 503 with text/html, which proves nothing (HTTPError)."
         )
         assert str(verdict(None, "ReadTimeout")).endswith("got no answer: ReadTimeout.")
     nameless = Answer(503, CaseInsensitiveDict(), "")
     assert str(key_error(nameless)) == (
-        "Garmin answered 503 with no content type, which says nothing certain."
+        "Garmin answered 503 with no content type, which proves nothing."
     )
 
 

@@ -156,7 +156,7 @@ def confirm(question: str, number: int) -> None:
     except EOFError:
         answer = ""
     if answer.strip() != str(number):
-        raise CommandError("Cancelled. Nothing was done.")
+        raise CommandError("Canceled. Nothing was done.")
 
 
 def positive(text: str) -> int:

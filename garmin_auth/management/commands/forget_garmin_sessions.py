@@ -38,7 +38,7 @@ class Command(QuietCommand):
             return
         if interactive:
             confirm(
-                f"This deletes {named(sessions)} and everything else that is stored of Garmin "
+                f"This deletes {named(sessions)} and everything else that is stored about Garmin "
                 f"accounts from the database {place(rows.db)}. Never do this in production.",
                 sessions,
             )

@@ -24,7 +24,7 @@ class Command(QuietCommand):
         "Store an existing Garmin session for a user. The session is read from standard input, as "
         "the engine's library exports it (such as a GARTH_TOKEN), or with --dir from the folder "
         "where the library keeps its tokens. An engine that connects with a key reads the key in "
-        "the same ways. Nothing of it is ever printed."
+        "the same ways. None of it is ever printed."
     )
 
     def add_arguments(self, parser):

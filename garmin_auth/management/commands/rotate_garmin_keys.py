@@ -99,8 +99,8 @@ class Command(QuietCommand):
             self.stderr.write("It was interrupted. The next run continues where this one stopped.")
         elif report.left and not dry_run:
             self.stderr.write(
-                f"Another key is still needed for {rows(report.left)}. They were in use all the "
-                "time, or a process that does not have the new key first has written them. Run the "
+                f"Another key is still needed for {rows(report.left)}. They were in use throughout "
+                "the run, or a process that does not have the new key first has written them. Run the "
                 "command again."
             )
 
