@@ -13,9 +13,10 @@ from django.db.backends.signals import connection_created
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from garmin_auth.conf import REFRESH_TIMEOUT, conf
 from garmin_auth.exceptions import GarminUnavailable
 from garmin_auth.models import GarminAuthenticationState
-from garmin_auth.sessions import garmin_client
+from garmin_auth.sessions import LONGEST_POLL, POLL, garmin_client
 from tests.conftest import state_of
 from tests.waiting import wait_until
 
@@ -136,6 +137,33 @@ def test_who_waits_for_anothers_refresh_looks_less_and_less_often(user, connect,
     # The session was read once, and looked at with one statement each time. Of each pause, which
     # doubles up to 0.8 s, at least half has passed.
     assert ended[0] - began >= (0.05 + 0.1 + 0.2 + 0.4 + 0.8 + 0.8) / 2
+
+
+def test_another_process_is_waited_for_as_long_as_its_refresh_may_take(user, connect, monkeypatch):
+    class Clock:
+        now, pauses = 0.0, []
+
+        @classmethod
+        def monotonic(cls):
+            return cls.now
+
+        @classmethod
+        def sleep(cls, seconds):
+            cls.now += seconds
+            cls.pauses.append(seconds)
+
+    monkeypatch.setattr("garmin_auth.sessions.time", Clock)
+    state = connect(user, access_expired=True)
+    assert states.take_lease(state.pk, state.session_version, "another", 3600)
+
+    with pytest.raises(GarminUnavailable, match="takes too long"):
+        use(user)
+
+    longest = conf.LEASE + REFRESH_TIMEOUT
+    assert longest < Clock.now <= longest + LONGEST_POLL
+    for number, pause in enumerate(Clock.pauses):
+        most = min(POLL * 2**number, LONGEST_POLL)
+        assert most / 2 <= pause <= most
 
 
 class CountingCache(LocMemCache):

@@ -192,6 +192,7 @@ def test_who_was_told_is_told_when_it_works_again_and_nobody_else_is(both, garmi
         check_sessions()
 
     assert [entry[:2] for entry in told] == [("failing", "ana"), ("recovered", "ana")]
+    assert told[0][2] == "unavailable"
     assert told[1][2] == told[0][3]
     assert badge_of(ana).status == "connected"
 

@@ -169,6 +169,20 @@ def test_a_long_block_refreshes_more_than_once(user, connect, garmin, monkeypatc
     assert state_of(user).session_version == before + 3
 
 
+def test_a_session_whose_keys_were_rotated_meanwhile_is_refreshed(user, connect, garmin):
+    row = connect(user)
+
+    with garmin_client(user) as client:
+        data = row.session_data.decrypt()
+        states = GarminAuthenticationState.objects
+        assert states.replace_session(row.pk, row.session_version, data)
+        garmin.expire_access_tokens(EMAIL)
+        assert client.connectapi(PROFILE)["userName"] == EMAIL
+
+    assert state_of(user).session_version == row.session_version + 2
+    assert garmin.counts["exchange"] == 1
+
+
 @pytest.mark.django_db(transaction=True)
 def test_what_garmin_issued_restores_a_session_that_was_cleared_meanwhile(user, connect, hold):
     """Its holder slept for longer than its lease, and who took over was refused twice."""

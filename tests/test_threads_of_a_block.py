@@ -1,14 +1,17 @@
 """Several threads use one client: they share a refresh and its failure, and leave no connection."""
 
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from django.db import connection
 
-from garmin_auth.exceptions import GarminAuthError, GarminUnavailable, SessionExpired
+from garmin_auth.engines import get_engine
+from garmin_auth.exceptions import GarminAuthError, GarminUnavailable, NotAsked, SessionExpired
 from garmin_auth.models import GarminAuthenticationState
 from garmin_auth.sessions import garmin_client
-from tests.conftest import BUILT_IN, EMAIL, REFRESH, state_of
+from garmin_auth.testing.garmin import steps
+from tests.conftest import BUILT_IN, EMAIL, REFRESH, Held, state_of
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_database]
@@ -73,6 +76,52 @@ def test_threads_that_wait_for_a_refresh_share_its_failure(connected, garmin, en
 
     assert [type(result) for result in results] == [SessionExpired] * THREADS
     assert garmin.counts[REFRESH[engine]] == 1
+
+
+def test_a_thread_that_hears_of_the_old_token_after_the_refresh_asks_for_no_other(
+    connected, garmin, engine, monkeypatch
+):
+    held, answer = Held(), steps.answer
+    first = [held]
+
+    def answer_the_first_late(step, *arguments):
+        given = answer(step, *arguments)
+        if step == "api" and first:
+            first.pop().keep()
+        return given
+
+    monkeypatch.setattr(steps, "answer", answer_the_first_late)
+    with ThreadPoolExecutor(1) as thread, garmin_client(connected) as client:
+        late = thread.submit(client.connectapi, PROFILE)
+        held.wait()
+        client.connectapi(PROFILE)
+        held.release()
+
+        assert late.result(60)["userName"] == EMAIL
+    assert garmin.counts[REFRESH[engine]] == 1
+
+
+def test_a_thread_that_waits_for_a_refresh_is_told_of_a_bug_as_unavailable(
+    connected, garmin, engine, monkeypatch
+):
+    waits = threading.Event()
+
+    class Watched(Future):
+        def result(self, timeout=None):
+            waits.set()
+            return super().result(timeout)
+
+    def broken(self, session_data):
+        assert waits.wait(60)
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("garmin_auth.sessions.Future", Watched)
+    monkeypatch.setattr(type(get_engine(engine)), "refresh", broken)
+    with ThreadPoolExecutor(2) as threads, garmin_client(connected) as client:
+        calls = [threads.submit(client.connectapi, PROFILE) for _ in range(2)]
+        errors = {type(call.exception(60)) for call in calls}
+
+    assert errors == {ZeroDivisionError, NotAsked}
 
 
 def test_a_refresh_in_a_thread_leaves_no_connection_behind(connected, django_assert_num_queries):

@@ -259,9 +259,7 @@ def test_verdicts_on_a_key(given, expected):
 def test_an_uncertain_verdict_tells_the_operator_what_came():
     for verdict in (exchange_error, login_exchange_error, token_error):
         told = str(verdict(answer(503, "", HTML), "HTTPError"))
-        assert told == (
-            "Garmin answered 503 with text/html, which proves nothing (HTTPError)."
-        )
+        assert told == ("Garmin answered 503 with text/html, which proves nothing (HTTPError).")
         assert str(verdict(None, "ReadTimeout")).endswith("got no answer: ReadTimeout.")
     nameless = Answer(503, CaseInsensitiveDict(), "")
     assert str(key_error(nameless)) == (

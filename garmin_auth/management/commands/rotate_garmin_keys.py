@@ -100,8 +100,8 @@ class Command(QuietCommand):
         elif report.left and not dry_run:
             self.stderr.write(
                 f"Another key is still needed for {rows(report.left)}. They were in use throughout "
-                "the run, or a process that does not have the new key first has written them. Run the "
-                "command again."
+                "the run, or a process that does not have the new key first has written them. Run "
+                "the command again."
             )
 
 
