@@ -98,10 +98,9 @@ def test_the_first_failure_of_a_use_is_recorded_and_the_next_success_forgets_it(
     for _ in range(2):
         with pytest.raises(error):
             use(user)
-
-    row = state_of(user)
-    assert (row.failing_since is not None, row.failing_reason) == (True, reason)
-    assert row.failing_since <= row.last_failed_at
+        row = state_of(user)
+        assert (row.failing_since is not None, row.failing_reason) == (True, reason)
+        assert row.failing_since <= row.last_failed_at
 
     garmin.heal()
     cache.clear()  # A refused token is not refreshed again for five minutes.

@@ -165,8 +165,14 @@ def test_a_long_block_refreshes_more_than_once(user, connect, garmin, monkeypatc
             garmin.expire_access_tokens(EMAIL)
             assert client.connectapi(PROFILE)["userName"] == EMAIL
 
-    assert garmin.counts["exchange"] == 3
-    assert state_of(user).session_version == before + 3
+        assert state_of(user).session_version == before + 3
+
+        garmin.revoke(EMAIL)
+        with pytest.raises(SessionExpired):
+            client.connectapi(PROFILE)
+
+    assert garmin.counts["exchange"] == 4
+    assert state_of(user).session_data is None
 
 
 def test_a_session_whose_keys_were_rotated_meanwhile_is_refreshed(user, connect, garmin):
@@ -348,8 +354,9 @@ def test_the_callers_own_mistake_is_a_request_error(user, connect):
     assert state_of(user).status == Status.ACTIVE
 
 
-def test_another_process_refresh_is_taken_over(user, connect, garmin):
-    connect(user)
+def test_another_process_refresh_is_taken_over(user, other_user, connect, garmin):
+    rows = connect(user), connect(other_user, BEN)
+    assert len({row.session_version for row in rows}) == 1  # The other's is not to be read.
     garmin.expire_access_tokens(EMAIL)
 
     with garmin_client(user) as late:

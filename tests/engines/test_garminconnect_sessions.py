@@ -100,6 +100,22 @@ def test_a_login_and_its_code_in_two_processes_give_a_session_for_a_third(user, 
     assert state_of(user).engine == "garminconnect"
 
 
+def test_a_refresh_token_without_an_access_token_is_stored_and_the_next_use_goes_on(
+    user, connect, garmin
+):
+    before = json.loads(connect(user, access_expired=True))
+    garmin.fail("di_refresh", "changed_json", changes={"access_token": ""})
+
+    with pytest.raises(GarminUnavailable, match="no access token that can be used"):
+        use(user)
+
+    kept = json.loads(stored(user))
+    assert kept["di_token"] == before["di_token"]
+    assert kept["di_refresh_token"] != before["di_refresh_token"]
+    assert use(user) == EMAIL
+    assert garmin.counts["di_refresh"] == 2
+
+
 def test_a_dead_session_is_cleared(user, connect, garmin):
     connect(user, access_expired=True)
     garmin.revoke(EMAIL)

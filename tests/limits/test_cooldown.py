@@ -84,6 +84,34 @@ def test_a_success_after_the_pause_forgets_it(user, connect, garmin):
     assert cooldown.seconds_left(cooldown.site_scope("garmin.com")) > cooldown.FIRST / 2
 
 
+def test_a_refresh_that_is_accepted_after_the_pause_forgets_it_too(user, connect, garmin):
+    connect(user, access_expired=True)
+    garmin.fail("exchange", "rate_limited", retry_after=1)
+    with garmin_client(user):
+        pass  # The refresh has failed already.
+    time.sleep(1.1)
+
+    with garmin_client(user):
+        pass
+
+    assert garmin.counts["exchange"] == 2
+    cooldown.start(cooldown.site_scope("garmin.com"), None)
+    assert cooldown.seconds_left(cooldown.site_scope("garmin.com")) > cooldown.FIRST / 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_rate_limit_of_a_thread_of_the_block_pauses_the_site(user, connect, garmin):
+    connect(user)
+    garmin.fail("api", "rate_limited", retry_after=30)
+
+    with garmin_client(user) as client, ThreadPoolExecutor(1) as thread:
+        assert isinstance(thread.submit(client.connectapi, PROFILE).exception(60), RateLimited)
+        with pytest.raises(RateLimited):
+            client.connectapi(PROFILE)
+
+    assert garmin.counts["api"] == 1
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_success_that_was_under_way_does_not_end_the_pause(
     user, other_user, connect, garmin, monkeypatch

@@ -9,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
+from garmin_auth.storage.querysets import UNREPORTED
 from tests.conftest import raw_row, state_of
 from tests.rows import store
 
@@ -389,3 +390,223 @@ def test_a_transition_is_of_one_users_row(user, other_user, name):
     assert raw_row(user) != before
     assert raw_row(other_user) == others
     assert (state_of(user).updated_at > THEN) == (name not in BOOKKEEPING)
+
+
+# A row that has changed since it was read
+
+ENDED = {
+    **{"session_data": None, "connected_at": None, "ended_reason": "expired"},
+    **{"mfa_pending": False, "mfa_challenge": None},
+}
+# Each with a column that is not what the transition is for.
+TOO_LATE = {
+    "connect from a login that failed": (
+        lambda row: store(row.user, login_id="a login"),
+        {"login_failure": "{}"},
+    ),
+    "mark_failed of another session": (
+        lambda row: states.mark_failed(row.pk, THEN, "account"),
+        {"connected_at": THEN + timedelta(days=1)},
+    ),
+    "mark_unreported of a disconnected user": (
+        lambda row: states.mark_unreported([row.user_id]),
+        {**ENDED, "ended_reason": "user"},
+    ),
+    "mark_unreported of who has connected again": (
+        lambda row: states.mark_unreported([row.user_id]),
+        {"ended_reason": "expired"},
+    ),
+    "mark_reported of what is reported": (
+        lambda row: states.mark_reported([row.user_id]),
+        {**ENDED, "check_run": "a run"},
+    ),
+    "keep_checks of another run": (
+        lambda row: states.keep_checks("a run", [row.pk], 60),
+        {"check_run": "another", "check_expires_at": THEN},
+    ),
+    "report_failing twice": (
+        lambda row: states.report_failing(row.pk, THEN),
+        {"failing_told_at": THEN},
+    ),
+    "report_failing of another failure": (
+        lambda row: states.report_failing(row.pk, THEN),
+        {"failing_since": THEN + timedelta(days=1)},
+    ),
+    "end_failing of what nobody was told": (lambda row: states.end_failing(row.user_id), {}),
+    "queue_login behind one that has failed": (
+        lambda row: states.queue_login(row.user_id, "next"),
+        {"login_failure": "{}"},
+    ),
+    "queue_login behind one that has died": (
+        lambda row: states.queue_login(row.user_id, "next"),
+        {"login_expires_at": THEN},
+    ),
+    "take_turn after a failure": (
+        lambda row: states.take_turn(row.user_id, "a login", 60),
+        {"login_failure": "{}"},
+    ),
+    "keep_login of one that has failed": (
+        lambda row: states.keep_login(row.user_id, "a login", 60),
+        {"login_failure": "{}"},
+    ),
+    "fail_login of one that has failed": (
+        lambda row: states.fail_login(row.user_id, "a login", "{}"),
+        {"login_failure": "[]"},
+    ),
+    "end_login without one": (lambda row: states.end_login(row.user_id), {"login_id": ""}),
+    "begin_challenge of a cancelled login": (
+        lambda row: states.begin_challenge(row.user_id, "[]", "a login"),
+        {"login_id": "another"},
+    ),
+    "give_attempt_back of another login": (
+        lambda row: states.give_attempt_back(row.pk, THEN),
+        {"mfa_started_at": THEN + timedelta(days=1)},
+    ),
+    "give_attempt_back of none": (
+        lambda row: states.give_attempt_back(row.pk, THEN),
+        {"mfa_attempts": 0},
+    ),
+    "update_challenge of another login": (
+        lambda row: states.update_challenge(row.pk, THEN, "[]"),
+        {"mfa_started_at": THEN + timedelta(days=1)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOO_LATE)
+def test_a_transition_that_comes_too_late_changes_nothing(user, name):
+    transition, columns = TOO_LATE[name]
+    store(user)
+    looks = {
+        **{"connected_at": THEN, "failing_since": THEN, "updated_at": THEN},
+        **{"mfa_pending": True, "mfa_challenge": "{}", "mfa_started_at": THEN, "mfa_attempts": 1},
+        **{"login_id": "a login", "login_expires_at": timezone.now() + timedelta(hours=1)},
+    }
+    states.update(**{**looks, **columns})
+    before = raw_row(user)
+
+    assert not transition(state_of(user))
+    assert raw_row(user) == before
+
+
+def test_a_new_session_begins_without_what_was_known_of_the_last(user):
+    store(user)
+    before = state_of(user)
+    states.take_lease(before.pk, before.session_version, "owner", 60)
+    states.refuse_exchange(before.pk, "garth", "garmin.com")
+    states.mark_failed(before.pk, before.connected_at, "account")
+
+    store(user, ends_at=timezone.now() + timedelta(days=90))
+
+    row = state_of(user)
+    assert row.session_version == before.session_version + 1
+    assert (row.lease_owner, row.lease_expires_at, row.refused_at) == ("", None, None)
+    assert (row.failing_since, row.failing_reason) == (None, "")
+    assert row.session_ends_at is not None
+    assert row.session_renew_at is None
+
+
+@pytest.mark.parametrize(("run", "left"), [(UNREPORTED, ""), ("a run", "a run")])
+def test_who_connects_again_need_not_be_reported_and_stays_claimed(user, run, left):
+    store(user)
+    states.update(check_run=run)
+
+    store(user)
+
+    assert state_of(user).check_run == left
+
+
+def test_a_session_that_began_after_its_check_is_told_nothing_by_it(user):
+    store(user)
+    row = state_of(user)
+    states.mark_failed(row.pk, row.connected_at, "account")
+    states.update(last_validated=THEN, check_run="a run", check_expires_at=THEN)
+
+    for result in ({"worked": True}, {"failed": "unavailable"}):
+        states.mark_checked([user.pk], began=row.connected_at - timedelta(seconds=1), **result)
+
+    row = state_of(user)
+    assert (row.last_validated, row.failing_reason) == (THEN, "account")
+    assert row.failing_since is not None
+    assert (row.check_run, row.check_expires_at) == ("", None)
+    assert row.last_checked_at is not None
+
+
+def test_claims_are_renewed_for_these_rows_of_the_run_alone(user, other_user):
+    for one in (user, other_user):
+        store(one)
+    states.update(check_run="a run", check_expires_at=THEN)
+
+    assert states.keep_checks("a run", [state_of(user).pk], 60) == 1
+
+    assert is_in(60, state_of(user).check_expires_at)
+    assert state_of(other_user).check_expires_at == THEN
+
+
+def test_what_is_claimed_comes_with_its_user(user, django_assert_num_queries):
+    store(user)
+
+    (claimed,) = states.all().claim_checks("a run", 1, 60)
+
+    with django_assert_num_queries(0):
+        assert claimed.user.get_username() == user.get_username()
+
+
+def test_the_end_of_a_session_is_reported_once(user, other_user):
+    for one in (user, other_user):
+        store(one)
+        states.end_session(state_of(one).pk, state_of(one).session_version, "expired")
+        assert states.mark_unreported([one.pk]) == 1
+
+    assert states.mark_reported([user.pk]) == 1
+
+    assert state_of(user).check_run == ""
+    assert list(states.unreported()) == [state_of(other_user)]
+
+
+def test_who_was_refused_first_stays_so(user):
+    store(user)
+    pk = state_of(user).pk
+    states.refuse_exchange(pk, "garth", "garmin.com")
+    first = state_of(user).refused_at
+
+    assert states.refuse_exchange(pk, "garth", "garmin.com") == 1
+    assert state_of(user).refused_at == first is not None
+
+
+@pytest.mark.parametrize("service", [("garminconnect", "garmin.com"), ("garth", "garmin.cn")])
+def test_a_refusal_of_what_the_user_no_longer_has_is_not_recorded(user, service):
+    store(user)
+
+    assert states.refuse_exchange(state_of(user).pk, *service) == 0
+    assert state_of(user).refused_at is None
+
+
+def test_that_one_domain_works_proves_nothing_of_the_other(user, other_user):
+    store(user)
+    store(other_user, domain="garmin.cn")
+    since = timezone.now() - timedelta(days=4)
+    states.filter(user=user).update(failing_since=since)
+    states.filter(user=other_user).update(last_validated=timezone.now())
+
+    assert states.outages() == {("garth", "garmin.com"): since}
+    assert not states.failing()
+
+
+def test_a_login_begins_without_the_one_that_waited_for_a_dead_one(user):
+    states.begin_login(user.pk, "first", 60)
+    states.queue_login(user.pk, "second")
+    states.update(login_expires_at=THEN)
+
+    assert states.begin_login(user.pk, "third", 60)
+
+    assert state_of(user).next_login_id == ""
+
+
+def test_the_purge_of_a_login_is_a_change_of_the_row(user):
+    states.begin_login(user.pk, "one", 60)
+    states.update(login_expires_at=THEN, updated_at=THEN)
+
+    assert states.purge_logins(timezone.now()) == 1
+
+    assert state_of(user).updated_at > THEN
