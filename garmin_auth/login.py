@@ -9,7 +9,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any, cast
 
-from django.contrib.auth import get_user_model
 from django.db import IntegrityError
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
@@ -39,6 +38,7 @@ from .logins.outcomes import (
     conclude,
     connected_since,
     cool_down,
+    is_there,
     record_accepted,
     store,
 )
@@ -308,7 +308,7 @@ def _login(
         throttle.give_back(counted)
         raise
     except IntegrityError:
-        if get_user_model()._base_manager.filter(pk=user.pk).exists():
+        if is_there(user):
             raise
     raise ChallengeExpired("gone", "The user was deleted during the login.")
 

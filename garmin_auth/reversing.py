@@ -39,7 +39,7 @@ def page_url(name: str, request: Any = None, **arguments: str) -> str:
                     args=args if [*namespaces] == own else (),
                     kwargs={**{key: kwargs[key] for key in captured}, **arguments},
                 )
-            except NoReverseMatch:  # A prefix captures something without a name.
+            except (NoReverseMatch, ValueError):  # A prefix captures something without a name.
                 continue
     return ""
 

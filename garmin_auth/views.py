@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import unquote
 from uuid import uuid4
 
 from django.contrib import messages
@@ -131,9 +132,9 @@ class GarminView(LoginRequiredMixin, RedirectURLMixin, View):
 
     def _with_next(self, url: str, **query: str) -> str:
         target = self.get_target()
-        if target:
+        if target and url:
             query[_redirect_field_of(url)] = target
-        return f"{url}?{urlencode(query)}" if query else url
+        return f"{url}?{urlencode(query)}" if query and url else url
 
 
 class PageView(GarminView):
@@ -469,7 +470,7 @@ def _redirect_field_of(url: str) -> str:
 
     A site may have put a view of its own there.
     """
-    view = resolve(url.removeprefix(get_script_prefix().rstrip("/"))).func
+    view = resolve(unquote(url).removeprefix(get_script_prefix().rstrip("/"))).func
     options = getattr(view, "view_initkwargs", {})
     view_class = getattr(view, "view_class", GarminView)
     return options.get("redirect_field_name") or view_class.redirect_field_name

@@ -21,6 +21,7 @@ from garmin_auth.exceptions import (
     InvalidMFACode,
     KeyRefused,
     LoginThrottled,
+    NotConnected,
     TooManyAttempts,
 )
 from garmin_auth.limits import throttle
@@ -36,6 +37,7 @@ from garmin_auth.login import (
     cancel_mfa,
     connect_with_key,
     disconnect,
+    import_session,
     pending_login,
     start_login,
     submit_mfa,
@@ -659,6 +661,18 @@ def test_a_user_who_is_deleted_meanwhile_gets_a_login_that_has_ended(user, garmi
     with pytest.raises(ChallengeExpired) as caught:
         start_login(user, EMAIL, PASSWORD)
     assert caught.value.reason == "gone"
+    assert state_of(user) is None
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("check", [False, True])
+def test_a_user_who_is_deleted_meanwhile_gets_no_import(user, garmin, check):
+    garmin.add_account(EMAIL, PASSWORD)
+    data = garmin.issue_session(EMAIL)
+    type(user).objects.filter(pk=user.pk).delete()
+
+    with pytest.raises(NotConnected, match="was deleted"):
+        import_session(user, data, check=check)
     assert state_of(user) is None
 
 

@@ -3,11 +3,12 @@
 import re
 import sys
 from types import ModuleType
+from urllib.parse import quote, urlencode
 
 import pytest
 from django.http import HttpResponse
 from django.template import Context, Template
-from django.urls import include, path, re_path
+from django.urls import include, path, re_path, set_script_prefix
 
 from garmin_auth.accounts import badge_of
 from garmin_auth.notices import expiry_mail
@@ -219,3 +220,59 @@ def test_what_the_prefix_captures_is_in_the_context_of_the_templates(urls, clien
     client.force_login(user)
 
     assert client.get("/acme/garmin/").context["club"] == "acme"
+
+
+# Addresses that are not plain ASCII
+
+ODD = {
+    "path": (lambda: path("gärmin/", include(OURS)), "/g%C3%A4rmin/"),
+    "captured": (
+        lambda: re_path(r"^(?P<team>\w+)/garmin/", include(OURS)),
+        "/M%C3%BCller/garmin/",
+    ),
+    "space": (lambda: path("my garmin/", include(OURS)), "/my%20garmin/"),
+}
+
+
+@pytest.fixture(params=["", "/pörtal"])
+def script_name(request, settings):
+    """Where the server has mounted the site, as it stands in URLs."""
+    settings.FORCE_SCRIPT_NAME = request.param
+    set_script_prefix(f"{request.param}/")
+    yield quote(request.param)
+    set_script_prefix("/")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("odd", ODD)
+def test_the_journey_leads_on_where_an_address_is_not_plain_ascii(
+    urls, client, user, mfa_account, garmin, odd, script_name
+):
+    pattern, prefix = ODD[odd]
+    urls(pattern(), path("hömepage/", page, name="home"))
+    client.force_login(user)
+    ours, target = script_name + prefix, f"{script_name}/h%C3%B6mepage/"
+    onward = urlencode({"next": target})
+
+    link = client.get("/hömepage/").content.decode().split("|")[1]
+    assert odd == "captured" or f'href="{ours}login/?{onward}"' in link
+    for name in ("", "login/"):
+        assert client.get(f"{prefix}{name}?{onward}").status_code == 200
+    data = {"email": EMAIL, "password": PASSWORD}
+    response = client.post(f"{prefix}login/?{onward}", data)
+    assert response.url == f"{ours}mfa/?{onward}"
+    assert client.get(response.url.removeprefix(script_name)).status_code == 200
+    code = {"code": garmin.mfa_code(EMAIL)}
+    assert client.post(response.url.removeprefix(script_name), code).url == target
+
+
+@pytest.mark.django_db
+def test_several_engines_under_a_prefix_without_a_name_are_no_error(urls, client, user, settings):
+    settings.GARMIN_AUTH_ENGINE = ["garth", "third"]
+    settings.GARMIN_AUTH_ENGINES = {"third": "tests.engines.third_engine.ThirdEngine"}
+    urls(re_path(r"^(\w+)/garmin/", include(OURS)))
+    client.force_login(user)
+
+    for url in ("/acme/garmin/login/", "/acme/garmin/login/third/", "/acme/garmin/"):
+        assert client.get(url).status_code == 200
+        assert client.get(f"{url}?next=/acme/garmin/").status_code == 200

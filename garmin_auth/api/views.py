@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.utils.decorators import method_decorator
+from django.utils.encoding import escape_uri_path
 from django.utils.log import log_response
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext_lazy as _
@@ -143,7 +144,8 @@ class UserView(JSONView):
         response = JsonResponse(connection, status=status)
         if status == 202:
             path = self.request.path
-            response.headers["Location"] = path[: path.rindex("connection/")] + "connection/"
+            url = path[: path.rindex("connection/")] + "connection/"
+            response.headers["Location"] = escape_uri_path(url)
         if connection["login"] and connection["login"]["under_way"]:
             response.headers["Retry-After"] = str(LOOK_AGAIN)
         return response

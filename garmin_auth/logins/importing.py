@@ -7,16 +7,23 @@ from os import PathLike, fsdecode
 from pathlib import Path
 from typing import Any
 
+from django.db import IntegrityError
 from django.views.decorators.debug import sensitive_variables
 
 from ..engines import get_engine, offered_domains, require_usable
 from ..engines.base import Engine, NewSession, RefreshIncomplete
 from ..engines.frozen import refuse_frozen
-from ..exceptions import GarminAuthError, GarminUnavailable, RateLimited, SessionUnreadable
+from ..exceptions import (
+    GarminAuthError,
+    GarminUnavailable,
+    NotConnected,
+    RateLimited,
+    SessionUnreadable,
+)
 from ..limits import cooldown
 from ..storage.retries import write_again
 from ..storage.transactions import refuse_atomic
-from .outcomes import record_accepted, store, tell_connected, write
+from .outcomes import is_there, record_accepted, store, tell_connected, write
 from .permission import require_allowed
 
 
@@ -44,6 +51,7 @@ def import_session(
         NotAllowed: the site does not let the user connect.
         SessionUnreadable: it is not a session of that engine and domain; ``detail`` says why.
         SessionExpired, RateLimited, GarminUnavailable: the check failed, and nothing was stored.
+        NotConnected: the user was deleted during the import.
         RuntimeError: called inside ``atomic()``.
     """
     refuse_atomic("import_session")
@@ -122,8 +130,18 @@ def _read(
 
 @sensitive_variables()
 def _store_import(user: Any, engine: Engine, session_data: str, check: bool) -> None:
-    written = False
+    try:
+        _check_and_store(user, engine, session_data, check)
+        return
+    except IntegrityError:
+        if is_there(user):
+            raise
+    raise NotConnected("The user was deleted during the import.")
 
+
+@sensitive_variables()
+def _check_and_store(user: Any, engine: Engine, session_data: str, check: bool) -> None:
+    written = False
     scope = cooldown.session_scope(engine, session_data)
 
     def refresh() -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from django.contrib.auth import get_user_model
 from django.utils import timezone
 
 from .. import signals
@@ -123,6 +124,11 @@ def tell_connected(user: Any, engine: Engine) -> None:
 def record_accepted(engine: Engine) -> None:
     with bookkeeping("that Garmin accepts logins"):
         mass_failure.record_accepted(engine.name, engine.domain)
+
+
+def is_there(user: Any) -> bool:
+    """Return whether the user has not been deleted meanwhile."""
+    return get_user_model()._base_manager.filter(pk=user.pk).exists()
 
 
 def connected_since(user: Any, began: datetime) -> Connected | None:

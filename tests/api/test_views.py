@@ -1,13 +1,16 @@
 """The API as a front end meets it, with a real Garmin behind it."""
 
 import logging
+import sys
 from datetime import timedelta
 from http import HTTPStatus
+from types import ModuleType
 
 import django
 import pytest
 from django.db import connection
 from django.test import Client
+from django.urls import include, path
 from django.utils import timezone, translation
 from django.utils.log import AdminEmailHandler
 
@@ -106,6 +109,21 @@ def test_a_wrong_password(api, account):
         "code": "invalid_credentials",
     }
     assert connection_seen(api)["status"] == "not_connected"
+
+
+def test_where_to_look_is_told_as_an_address_must_be(api, mfa_account, settings, monkeypatch):
+    module = ModuleType("urls_of_this_test")
+    module.urlpatterns = [path("学/my api/", include("garmin_auth.api.urls"))]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    settings.ROOT_URLCONF = module.__name__
+
+    response = api.send("/学/my api/connection/login/", FORM)
+    wait_for_logins()
+
+    assert (response.status_code, response["Location"]) == (
+        202,
+        "/%E5%AD%A6/my%20api/connection/",
+    )
 
 
 def test_a_code_is_awaited_and_taken(api, mfa_account, garmin):

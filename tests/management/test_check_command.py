@@ -14,12 +14,15 @@ from io import StringIO
 from zoneinfo import ZoneInfo
 
 import pytest
+from django.contrib.auth.models import UserManager
 from django.core.management import CommandError, call_command
 from django.db import connections
 from django.utils import timezone
 
 from garmin_auth.checking.claims import CheckRun, due_sessions
+from garmin_auth.management.commands.check_garmin_sessions import EXIT_EXPIRED
 from garmin_auth.models import GarminAuthenticationState, Status
+from garmin_auth.storage.querysets import UNREPORTED
 from tests.conftest import ROOT, child_environment, raw_row, state_of
 from tests.fork_server import CLOSED
 from tests.rows import damage
@@ -1159,3 +1162,45 @@ def test_of_many_who_could_not_be_named_each_is_named_once(call, connected, monk
     assert call().errors == f"{EARLIER}dead0, dead1, dead2 and 2 more\n"
     assert call().errors == f"{EARLIER}dead3, dead4\n"
     assert call().errors == ""
+
+
+# Users of a site's own kind
+
+
+def test_user_names_that_are_no_text_are_printed(call, connected, garmin, monkeypatch):
+    """As those of a model whose USERNAME_FIELD is a number, or a phone number."""
+    ana, _ben = connected("ana", "ben", access_expired=True)
+    monkeypatch.setattr(type(ana), "get_username", lambda self: self.pk)
+    garmin.revoke(email_of(ana))
+
+    result = call()
+
+    assert result.code == EXIT_EXPIRED
+    assert f"They have to connect again: {ana.pk}\n" in result.errors
+    states.filter(user=ana).update(check_run=UNREPORTED)
+    result = call()
+    assert result.code == 0
+    assert f"They have to connect again: {ana.pk}\n" in result.errors
+
+
+def test_a_user_whom_the_default_manager_hides_can_be_named(call, connected, monkeypatch):
+    class Nobody(UserManager):
+        def get_queryset(self):
+            return super().get_queryset().none()
+
+    (ana,) = connected("ana")
+    manager = Nobody()
+    manager.model = type(ana)
+    monkeypatch.setitem(vars(ana._meta), "default_manager", manager)
+
+    assert call("--user", "ana", "--format", "json").counts["active"] == 1
+
+
+def test_a_name_of_several_users_is_refused(call, connected, monkeypatch):
+    """As where it is only unique together with a tenant."""
+    ana, ben = connected("ana", "ben")
+    monkeypatch.setattr(type(ana), "USERNAME_FIELD", "first_name")
+    type(ana).objects.filter(pk__in=[ana.pk, ben.pk]).update(first_name="Eve")
+
+    with pytest.raises(CommandError, match="More than one user has the first_name 'Eve'"):
+        call("--user", "Eve")

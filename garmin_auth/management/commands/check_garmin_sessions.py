@@ -4,6 +4,7 @@ import time
 from collections import Counter, defaultdict
 from contextlib import redirect_stdout, suppress
 from datetime import UTC
+from typing import Any
 
 from django.core.management import CommandError
 
@@ -323,9 +324,12 @@ class Command(QuietCommand):
             )
 
 
-def listed(names: list[str], more: int) -> str:
-    """Return names as a list, with the number of those that are left out."""
-    return ", ".join(names) + (f" and {more} more" if more else "")
+def listed(names: list[Any], more: int) -> str:
+    """Return names as a list, with the number of those that are left out.
+
+    A site's user names may be numbers, or objects such as a phone number.
+    """
+    return ", ".join(map(str, names)) + (f" and {more} more" if more else "")
 
 
 def confirm_refusals(engine: str) -> None:
