@@ -9,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from garmin_auth.models import EndedReason, GarminAuthenticationState, Status
+from garmin_auth.storage.lifetimes import Lifetime
 from garmin_auth.storage.querysets import UNREPORTED
 from tests.conftest import raw_row, state_of
 from tests.rows import store
@@ -319,6 +320,19 @@ def test_what_fails_and_works_counts_for_its_engine_and_domain(user, other_user)
 # Another user's row that looks the same
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
+# A row whose session Garmin has ended.
+ENDED = {
+    **{"session_data": None, "connected_at": None, "ended_reason": "expired"},
+    **{"mfa_pending": False, "mfa_challenge": None},
+}
+
+
+def restore(row, version):
+    """Restore what was read in this version."""
+    how = {"session_data": "x", "account_name": None, "connected_at": THEN, "life": Lifetime()}
+    return states.restore_session(row.pk, version, **how)
+
+
 TRANSITIONS = {
     "connect": (lambda row: store(row.user), {}),
     "connect from a challenge": (lambda row: store(row.user, challenge_from=THEN), {}),
@@ -329,6 +343,11 @@ TRANSITIONS = {
     "refuse_exchange": (lambda row: states.refuse_exchange(row.pk, "garth", "garmin.com"), {}),
     "end_session": (lambda row: states.end_session(row.pk, row.session_version, "expired"), {}),
     "disconnect": (lambda row: states.disconnect(row.user_id, "user"), {}),
+    "disconnect of a login that waits for its code": (
+        lambda row: states.disconnect(row.user_id, "user"),
+        {"session_data": None, "connected_at": None, "login_id": "", "login_expires_at": None},
+    ),
+    "restore_session": (lambda row: restore(row, row.session_version - 1), ENDED),
     "disconnect after a failure": (
         lambda row: not states.disconnect(row.user_id, "user"),
         {
@@ -394,10 +413,6 @@ def test_a_transition_is_of_one_users_row(user, other_user, name):
 
 # A row that has changed since it was read
 
-ENDED = {
-    **{"session_data": None, "connected_at": None, "ended_reason": "expired"},
-    **{"mfa_pending": False, "mfa_challenge": None},
-}
 # Each with a column that is not what the transition is for.
 TOO_LATE = {
     "connect from a login that failed": (
@@ -423,6 +438,26 @@ TOO_LATE = {
     "keep_checks of another run": (
         lambda row: states.keep_checks("a run", [row.pk], 60),
         {"check_run": "another", "check_expires_at": THEN},
+    ),
+    "release_checks of others": (
+        lambda row: states.release_checks("a run", [0]),
+        {"check_run": "a run", "check_expires_at": THEN},
+    ),
+    "restore_session of a later one": (
+        lambda row: restore(row, row.session_version),
+        ENDED,
+    ),
+    "restore_session of who has disconnected": (
+        lambda row: restore(row, row.session_version - 1),
+        {**ENDED, "ended_reason": "user"},
+    ),
+    "restore_session of who has connected again": (
+        lambda row: restore(row, row.session_version - 1),
+        {"ended_reason": "expired"},
+    ),
+    "disconnect of nothing": (
+        lambda row: states.disconnect(row.user_id, "user"),
+        {**ENDED, "login_id": ""},
     ),
     "report_failing twice": (
         lambda row: states.report_failing(row.pk, THEN),
@@ -582,15 +617,103 @@ def test_a_refusal_of_what_the_user_no_longer_has_is_not_recorded(user, service)
     assert state_of(user).refused_at is None
 
 
-def test_that_one_domain_works_proves_nothing_of_the_other(user, other_user):
-    store(user)
-    store(other_user, domain="garmin.cn")
+SERVICES = [
+    ("garth", "garmin.com"),
+    ("garth", "garmin.cn"),
+    ("garminconnect", "garmin.com"),
+    ("garminconnect", "garmin.cn"),
+]
+
+
+@pytest.mark.parametrize("works", SERVICES)
+@pytest.mark.parametrize("fails", SERVICES)
+def test_that_one_service_works_proves_nothing_of_another(
+    user, other_user, django_user_model, fails, works
+):
+    unused = django_user_model.objects.create_user("cleo")
+    for one, (engine, domain) in ((user, fails), (other_user, works), (unused, works)):
+        store(one, engine=engine, domain=domain)
     since = timezone.now() - timedelta(days=4)
     states.filter(user=user).update(failing_since=since)
     states.filter(user=other_user).update(last_validated=timezone.now())
 
-    assert states.outages() == {("garth", "garmin.com"): since}
-    assert not states.failing()
+    assert states.outages() == ({} if fails == works else {fails: since})
+    assert [row.user for row in states.failing()] == ([user] if fails == works else [])
+
+
+def test_an_exchange_that_is_accepted_forgets_the_refusals_of_its_service(django_user_model):
+    users = [django_user_model.objects.create_user(f"user{n}") for n in range(4)]
+    for user, (engine, domain) in zip(users, SERVICES, strict=True):
+        store(user, engine=engine, domain=domain)
+        states.refuse_exchange(state_of(user).pk, engine, domain)
+    store(django_user_model.objects.create_user("never refused"))
+
+    assert states.accept_exchange("garth", "garmin.com") == 1
+    assert states.refused_users() == dict.fromkeys(SERVICES[1:], 1)
+
+
+def test_logins_that_are_over_are_purged(user, other_user):
+    for one in (user, other_user):
+        states.begin_challenge(one.pk, "{}")
+    states.update(updated_at=THEN)
+    states.filter(user=user).update(mfa_started_at=THEN)
+
+    assert states.purge_challenges(THEN + timedelta(seconds=1)) == 1
+
+    row, other = state_of(user), state_of(other_user)
+    assert (row.mfa_pending, row.mfa_challenge, row.mfa_started_at) == (False, None, None)
+    assert row.updated_at > THEN
+    assert (other.mfa_pending, other.updated_at) == (True, THEN)
+
+
+def test_who_has_disconnected_need_not_be_reported(user):
+    store(user)
+    states.update(**ENDED, check_run=UNREPORTED)
+    assert list(states.unreported()) == [state_of(user)]
+
+    states.update(ended_reason="user")
+
+    assert not states.unreported()
+
+
+def test_claims_are_released_by_name_or_all(user, other_user):
+    for one in (user, other_user):
+        store(one)
+    states.update(check_run="a run", check_expires_at=THEN)
+
+    assert states.release_checks("a run", [state_of(user).pk]) == 1
+    assert (state_of(user).check_run, state_of(other_user).check_run) == ("", "a run")
+    assert states.release_checks("another") == 0
+    assert states.release_checks("a run") == 1
+    assert state_of(other_user).check_expires_at is None
+
+
+def test_what_use_prolongs_is_warned_of_once(user, django_assert_num_queries):
+    now = timezone.now()
+    store(user)
+    times = {"session_ends_at": now + timedelta(days=3), "session_ends_soon_at": now}
+    states.update(**times, session_renew_at=None, ending_warnings=1)
+    (due,) = states.unwarned()
+    with django_assert_num_queries(0):
+        assert due.user == user
+
+    states.update(session_renew_at=now, last_checked_at=now + timedelta(seconds=1))
+    assert not states.unwarned()
+
+
+def test_a_warning_is_counted_once(user, other_user):
+    for one in (user, other_user):
+        store(one)
+    ends = timezone.now() + timedelta(days=20)
+    states.update(session_ends_at=ends)
+    row = state_of(user)
+
+    assert states.count_warning(row)
+    assert not states.count_warning(row)
+    assert (state_of(user).ending_warnings, state_of(other_user).ending_warnings) == (1, 0)
+    row = state_of(user)
+    states.update(session_ends_at=ends + timedelta(days=1))
+    assert not states.count_warning(row)
 
 
 def test_a_login_begins_without_the_one_that_waited_for_a_dead_one(user):
