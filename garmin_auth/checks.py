@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from cryptography.fernet import Fernet
 from django.apps import apps
@@ -18,8 +18,9 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections, router
 from django.shortcuts import resolve_url
-from django.template import engines
+from django.template import TemplateDoesNotExist, engines
 from django.template.backends.django import DjangoTemplates
+from django.template.loader import get_template
 from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve
 from django.utils import timezone
 from django.utils.module_loading import import_string
@@ -62,6 +63,7 @@ PLACEHOLDERS = (
 # Settings that name a callable of the site.
 CALLABLES = ("API_AUTHENTICATION", "CLIENT_ADDRESS", "MAY_CONNECT", "THREAD_CONTEXT")
 TAGS_WITH_LINKS = re.compile(rb"{%\s*garmin_(?:status|connect_link|banner)\b")
+STATUS_TEMPLATE = "garmin_auth/status.html"
 DISTRIBUTION = "django-garmin-auth"
 # On PyPI. It is no relation, but its package has the same name.
 NAMESAKE = "garmin-auth"
@@ -87,6 +89,8 @@ def register_checks() -> None:
         check_auth,
         check_login_url,
         check_terms_url,
+        check_templates,
+        check_routers,
     ):
         register(check, "garmin_auth")
     # Imports the libraries, which takes longer than all other checks together.
@@ -359,7 +363,7 @@ def check_cache_table(app_configs: Any, databases: Any = None, **kwargs: Any) ->
         return []  # E001 reports it.
     if not isinstance(cache, BaseDatabaseCache):
         return []
-    alias = router.db_for_write(cache.cache_model_class)
+    alias = _write_db(cache.cache_model_class)
     if databases is None or alias not in databases:
         return []
     try:
@@ -504,7 +508,8 @@ def check_login_url(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 def check_terms_url(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """E008: GARMIN_AUTH_TERMS_URL is neither a URL nor the name of a URL pattern."""
-    if not getattr(settings, "ROOT_URLCONF", None):
+    # Where a middleware sets request.urlconf, ours are in those that have the name.
+    if not getattr(settings, "ROOT_URLCONF", None) or not included():
         return []
     try:
         _ = conf.TERMS_URL and resolve_url(conf.TERMS_URL)
@@ -524,9 +529,61 @@ def check_terms_url(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return []
 
 
+def check_templates(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """W020: the site includes our URLs, but its template engines do not find our templates."""
+    if not getattr(settings, "ROOT_URLCONF", None) or check_auth(None) or not included():
+        return []
+    try:
+        # Compiling a template takes longer than looking for its file.
+        if any((folder / STATUS_TEMPLATE).is_file() for folder in _folders()):
+            return []
+        get_template(STATUS_TEMPLATE)
+    except TemplateDoesNotExist:
+        pass
+    except Exception:  # noqa: BLE001 - a loader of the site may need a request, or its table
+        return []
+    else:
+        return []
+    return [
+        Warning(
+            "No engine in TEMPLATES finds the templates of garmin_auth, so its pages cannot be "
+            "rendered.",
+            hint=(
+                "Add an engine to TEMPLATES whose BACKEND is "
+                "'django.template.backends.django.DjangoTemplates' and whose APP_DIRS is True. If "
+                "its OPTIONS contain loaders, leave APP_DIRS out, and add "
+                "'django.template.loaders.app_directories.Loader' to them."
+            ),
+            id=_id("W020"),
+        )
+    ]
+
+
+def check_routers(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """E009: a database router keeps our table in a different database from the users."""
+    users = GarminAuthenticationState._meta.get_field("user").related_model
+    ours, theirs = _write_db(GarminAuthenticationState), _write_db(users)
+    if not {ours, theirs} <= set(connections) or _location(ours) == _location(theirs):
+        return []
+    return [
+        Error(
+            f"Your database router keeps garmin_auth in {ours!r}, but {settings.AUTH_USER_MODEL} "
+            f"in {theirs!r}, so no Garmin session can be stored.",
+            hint=(
+                f"Let the router keep garmin_auth in {theirs!r} too, and run manage.py migrate "
+                f"--database {theirs}. If both are the same database, silence this check."
+            ),
+            id=_id("E009"),
+        )
+    ]
+
+
 def _leads_somewhere(path: str) -> bool:
+    if not path.startswith("/"):
+        return False  # To a browser, it is relative to the page that redirects there.
+    # reverse() returns it quoted, and Django resolves paths that are not.
+    path = "/" + unquote(path).removeprefix(get_script_prefix())
     # LocaleMiddleware redirects to the path with the language in front.
-    path = "/" + path.removeprefix(get_script_prefix())
     for candidate in (path, f"/{get_language() or settings.LANGUAGE_CODE}{path}"):
         try:
             resolve(candidate)
@@ -544,7 +601,10 @@ def check_tags(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         Warning(
             f"{template} uses tags of garmin_auth, but the site has not included garmin_auth.urls, "
             "so they have no links.",
-            hint='Add path("garmin/", include("garmin_auth.urls")) to your URLs.',
+            hint=(
+                'Add path("garmin/", include("garmin_auth.urls")) to your URLs. If a middleware '
+                "sets request.urlconf to URLs that include them, silence this check."
+            ),
             id=_id("W014"),
         )
         for template in _templates()
@@ -556,8 +616,8 @@ def check_stored_sessions(
     app_configs: Any, databases: Any = None, **kwargs: Any
 ) -> list[CheckMessage]:
     """W005: no key decrypts some stored sessions, in a sample of the oldest and newest rows."""
-    rows = GarminAuthenticationState.objects.using_write_db()
-    if databases is None or rows.db not in databases:
+    rows = _rows(databases)
+    if rows is None:
         return []
     if any(message.is_serious() for message in check_keys(None)):
         return []  # E002 reports it.
@@ -585,8 +645,8 @@ def check_stored_engines(
     app_configs: Any, databases: Any = None, **kwargs: Any
 ) -> list[CheckMessage]:
     """W007: the engine of some stored sessions is not installed."""
-    rows = GarminAuthenticationState.objects.using_write_db()
-    if databases is None or rows.db not in databases:
+    rows = _rows(databases)
+    if rows is None:
         return []
     try:
         if rows.model._meta.db_table not in connections[rows.db].introspection.table_names():
@@ -610,8 +670,8 @@ def check_stored_engines(
 
 def check_runs(app_configs: Any, databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """W019: sessions that use prolongs are neither used nor checked, and will end."""
-    rows = GarminAuthenticationState.objects.using_write_db()
-    if databases is None or rows.db not in databases:
+    rows = _rows(databases)
+    if rows is None:
         return []
     now = timezone.now()
     try:
@@ -671,18 +731,44 @@ def _problem_of_key(key: Any) -> str:
     return ""
 
 
+def _write_db(model: Any) -> str:
+    """Return the alias of the database that a model is written to, "" if it is not known.
+
+    A router of the site may need a request, or a tenant.
+    """
+    try:
+        return router.db_for_write(model)
+    except Exception:  # noqa: BLE001 - the site's own code
+        return ""
+
+
+def _rows(databases: Any) -> Any:
+    """Return the stored rows, None if their database is not among those to look at."""
+    alias = _write_db(GarminAuthenticationState)
+    return GarminAuthenticationState.objects.using(alias) if alias in (databases or ()) else None
+
+
+def _location(alias: str) -> list[str]:
+    """Return what tells the database of an alias from others: several may be for one database."""
+    return [str(connections.settings[alias][name]) for name in ("ENGINE", "HOST", "PORT", "NAME")]
+
+
 def _templates() -> Iterator[Path]:
     """Return the files of the site's Django templates."""
+    for folder in sorted(_folders()):
+        yield from sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _folders() -> set[Path]:
+    """Return the folders in which the site's Django template engines look."""
     backends = [each for each in engines.all() if isinstance(each, DjangoTemplates)]
     loaders = [loader for backend in backends for loader in backend.engine.template_loaders]
-    folders = {
+    return {
         Path(folder)
         for loader in loaders
         if hasattr(loader, "get_dirs")
         for folder in loader.get_dirs()
     }
-    for folder in sorted(folders):
-        yield from sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _is_weak(key: bytes) -> bool:

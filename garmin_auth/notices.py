@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Collection
 from enum import StrEnum
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -17,6 +17,7 @@ from django.dispatch import Signal
 from django.template.loader import render_to_string
 from django.urls import get_script_prefix
 from django.utils import translation
+from django.utils.encoding import escape_uri_path
 
 from . import signals
 from .engines import offered_domains
@@ -24,6 +25,7 @@ from .logins.permission import refusal_of
 from .logins.ways import engine_to_use_again, takes_key
 from .models import EndedReason, GarminAuthenticationState
 from .reversing import page_url
+from .templatetags.garmin_auth import garmin_language
 
 logger = logging.getLogger("garmin_auth")
 
@@ -145,7 +147,7 @@ def expiry_mail(user: Any, site_url: str) -> EmailMultiAlternatives | None:
 def notice_mail(
     kind: str, user: Any, site_url: str, *, unsubscribe_url: str | None = None, **facts: Any
 ) -> EmailMultiAlternatives | None:
-    """Return one of the mails of ``mail_users``, in the current language.
+    """Return one of the mails of ``mail_users``, in the current language if it is translated.
 
     Its templates are ``garmin_auth/mail/session_<kind>_subject.txt``, ``…_body.txt`` and
     ``…_body.html``.
@@ -164,8 +166,9 @@ def notice_mail(
         The mail, not yet sent; None if the user is inactive, has no email address, or may not
         connect (``GARMIN_AUTH_MAY_CONNECT``).
     """
-    address = getattr(user, user.get_email_field_name(), "") or ""
-    if not (user.is_active and address):
+    address = getattr(user, email_field(user), "") or ""
+    # As in Django's ModelBackend: a model that does not say so has no inactive users.
+    if not (getattr(user, "is_active", True) and address):
         return None
     if kind != Notice.RECOVERED and refusal_of(user):
         return None  # The other mails ask the user to connect again.
@@ -184,15 +187,31 @@ def notice_mail(
     headers = {"Auto-Submitted": "auto-generated"}  # Prevents out-of-office replies.
     if unsubscribe_url:
         headers["List-Unsubscribe"] = f"<{unsubscribe_url}>"
+    # Text, dates and direction in one language. The URLs above are in the user's.
+    with translation.override(garmin_language()):
+        subject = render_to_string(f"{templates}_subject.txt", context)
+        body = render_to_string(f"{templates}_body.txt", context)
+        html = render_to_string(f"{templates}_body.html", context)
     message = EmailMultiAlternatives(
-        # No line breaks in headers.
-        subject=" ".join(render_to_string(f"{templates}_subject.txt", context).split()),
-        body=render_to_string(f"{templates}_body.txt", context),
+        subject=" ".join(subject.split()),  # No line breaks in headers.
+        body=body,
         to=[address],
         headers=headers,
     )
-    message.attach_alternative(render_to_string(f"{templates}_body.html", context), "text/html")
+    message.attach_alternative(html, "text/html")
     return message
+
+
+def email_field(user_model: Any) -> str:
+    """Return the name of the field with the email address, which the model need not have.
+
+    Args:
+        user_model: ``AUTH_USER_MODEL`` or an instance. It need not derive from Django's
+            ``AbstractBaseUser``.
+    """
+    if hasattr(user_model, "get_email_field_name"):
+        return str(user_model.get_email_field_name())
+    return str(getattr(user_model, "EMAIL_FIELD", "email"))
 
 
 def session_ended(user: Any) -> bool:
@@ -220,9 +239,9 @@ def _page_url(name: str, site_url: str, engine: str = "") -> str:
     if not path:
         return site_url
     parts = urlsplit(site_url)
-    base, script_name = parts.path.rstrip("/"), get_script_prefix().rstrip("/")
-    if base.endswith(script_name):  # Both may name the path at which Django is mounted.
-        path = path.removeprefix(script_name)
+    # Both may name the path at which Django is mounted, with or without percent-encoding.
+    base, script_name = (unquote(each.rstrip("/")) for each in (parts.path, get_script_prefix()))
+    base = escape_uri_path(base.removesuffix(script_name))
     return f"{parts.scheme}://{parts.netloc}{base}{path}"
 
 

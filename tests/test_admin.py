@@ -9,11 +9,12 @@ from django.contrib import admin
 from django.contrib.admin import ModelAdmin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.admin import UserAdmin
+from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import Permission, User
-from django.db import connection
+from django.db import connection, models
 from django.db.backends.signals import connection_created
 from django.test import Client
-from django.test.utils import CaptureQueriesContext
+from django.test.utils import CaptureQueriesContext, isolate_apps
 from django.urls import path, reverse
 from django.utils import timezone
 
@@ -393,6 +394,44 @@ def test_a_search_finds_whoever_has_it_in_the_name(staff, user, connect, searche
     assert page.count('class="field-state') == found
 
 
+@pytest.fixture
+def search_fields(rf, monkeypatch):
+    """Return what the list searches in on a site with this user model."""
+
+    def search_fields(user_model):
+        monkeypatch.setattr("garmin_auth.admin.get_user_model", lambda: user_model)
+        list_admin = GarminAuthenticationStateAdmin(GarminAuthenticationState, admin.AdminSite())
+        return list_admin.get_search_fields(rf.get("/"))
+
+    return search_fields
+
+
+@isolate_apps("tests")
+def test_a_search_takes_a_user_model_that_does_not_derive_from_djangos(search_fields):
+    class Person(models.Model):  # noqa: DJ008
+        login = models.CharField(max_length=40, unique=True)
+        USERNAME_FIELD = "login"
+
+    class Member(Person):  # noqa: DJ008
+        email = models.EmailField()
+
+    assert search_fields(Person) == ("user__login",)
+    assert search_fields(Member) == ("user__login", "user__email")
+
+
+@isolate_apps("tests")
+def test_a_search_leaves_out_a_user_name_that_is_a_row_of_its_own(search_fields):
+    class Address(models.Model):  # noqa: DJ008
+        email = models.EmailField(primary_key=True)
+
+    class Person(AbstractBaseUser):
+        address = models.OneToOneField(Address, models.PROTECT)
+        email = models.EmailField()
+        USERNAME_FIELD = "address"
+
+    assert search_fields(Person) == ("user__email",)
+
+
 def test_a_mass_failure_names_the_engine_the_users_and_the_command(
     staff, django_user_model, connect
 ):
@@ -692,6 +731,19 @@ def test_the_figures_stand_above_the_list_on_request_and_lead_to_the_rows(
     for query, label, count, _most, _value in shown:
         rows = text_of(client.get(f"{LIST}?{unescape(query)}")).count('class="field-state')
         assert rows == int(count), label
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_the_bars_have_numbers_that_a_browser_can_read(staff, settings, language):
+    settings.USE_THOUSAND_SEPARATOR, settings.LANGUAGE_CODE = True, language
+    users = User.objects.bulk_create(User(username=f"user{n:04}") for n in range(1000))
+    GarminAuthenticationState.objects.bulk_create(
+        GarminAuthenticationState(user=user) for user in users
+    )
+
+    page = text_of(staff("view").get(f"{LIST}?_facets=True"))
+
+    assert '<progress max="1000" value="1000"></progress>' in page
 
 
 def test_the_list_counts_nothing_by_itself(staff, user, connect):

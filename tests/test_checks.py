@@ -11,12 +11,14 @@ from importlib import metadata
 
 import pytest
 from cryptography.fernet import Fernet
+from django.contrib.auth.views import LoginView
 from django.core.checks import ERROR, WARNING, run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.management.utils import get_random_secret_key
-from django.db import connection
-from django.urls import reverse_lazy
+from django.db import OperationalError, connection, connections
+from django.template.loaders.base import Loader
+from django.urls import include, path, reverse_lazy
 from packaging.requirements import Requirement
 
 import garmin_auth
@@ -111,11 +113,11 @@ def said(number, **options):
     return [message.msg for message in messages]
 
 
-def hint(number):
+def hint(number, **options):
     """The hint of the one message with this id."""
     (found,) = [
         message.hint
-        for message in run_checks(tags=["garmin_auth"])
+        for message in run_checks(tags=["garmin_auth"], **options)
         if message.id == f"garmin_auth.{number}"
     ]
     return found
@@ -765,7 +767,11 @@ def test_a_wrong_setting_of_a_callable_is_said_once(settings):
     assert (len(said("E001")), said("E007")) == (1, [])
 
 
-@pytest.mark.parametrize("url", ["/nowhere/", "nowhere", "/accounts/logon/?next=/"])
+@pytest.mark.parametrize(
+    # The last is relative to the page that redirects there.
+    "url",
+    ["/nowhere/", "nowhere", "/accounts/logon/?next=/", "accounts/login/"],
+)
 def test_a_login_url_that_leads_nowhere_is_a_warning(settings, url):
     settings.LOGIN_URL = url
     (message,) = said("W016")
@@ -791,6 +797,16 @@ def test_a_login_url_under_a_language_is_silent(settings):
     assert said("W016") == []
 
 
+@pytest.mark.parametrize("url", ["login", "/anmeld%C3%A9n/", "/anmeldén/"])
+def test_a_login_url_with_an_accent_leads_somewhere(settings, url):
+    settings.ROOT_URLCONF = (
+        path("anmeldén/", LoginView.as_view(), name="login"),
+        path("garmin/", include("garmin_auth.urls")),
+    )
+    settings.LOGIN_URL = url
+    assert said("W016") == []
+
+
 @pytest.mark.parametrize("name", ["terms", reverse_lazy("terms")])
 def test_terms_that_cannot_be_linked_are_an_error(settings, name):
     settings.GARMIN_AUTH_TERMS_URL = name
@@ -803,6 +819,13 @@ def test_terms_that_cannot_be_linked_are_an_error(settings, name):
 )
 def test_terms_that_can_be_linked_are_silent(settings, url):
     settings.GARMIN_AUTH_TERMS_URL = url
+    assert said("E008") == []
+
+
+def test_terms_of_other_urls_than_the_sites_own_are_silent(settings):
+    """As where a middleware sets request.urlconf to those, with the pages."""
+    settings.ROOT_URLCONF = "django.contrib.auth.urls"
+    settings.GARMIN_AUTH_TERMS_URL = "terms"
     assert said("E008") == []
 
 
@@ -1203,6 +1226,12 @@ def test_a_tag_without_our_urls_is_a_warning(template, without_urls, tag):
     assert said("W014") == []
 
 
+def test_of_a_tag_without_our_urls_it_is_said_when_to_silence_the_check(template, without_urls):
+    template("{% load garmin_auth %}{% garmin_status %}")
+
+    assert "request.urlconf" in hint("W014", include_deployment_checks=True)
+
+
 def test_a_tag_with_our_urls_is_silent(template):
     template("{% load garmin_auth %}{% garmin_status %}")
 
@@ -1224,3 +1253,159 @@ def test_without_a_urlconf_nothing_is_said_of_tags(template, settings):
     del settings.ROOT_URLCONF
 
     assert said("W014", include_deployment_checks=True) == []
+
+
+# Templates of the pages
+
+
+DJANGO_ENGINE = "django.template.backends.django.DjangoTemplates"
+LOADERS = "django.template.loaders"
+DIRECTORIES = f"{LOADERS}.app_directories.Loader"
+OWN_STATUS = {"garmin_auth/status.html": "Your Garmin account"}
+JINJA = {"BACKEND": "django.template.backends.jinja2.Jinja2", "APP_DIRS": True}
+
+
+class DatabaseLoader(Loader):
+    """Keeps templates in a table that has not been migrated yet."""
+
+    def get_template_sources(self, template_name):
+        raise OperationalError(f"no such table: templates, looked for {template_name}")
+
+
+def django_engine(*loaders):
+    return {"BACKEND": DJANGO_ENGINE, "OPTIONS": {"loaders": [*loaders]}}
+
+
+@pytest.mark.parametrize(
+    "templates",
+    [
+        [],
+        [{"BACKEND": DJANGO_ENGINE}],
+        [django_engine(f"{LOADERS}.filesystem.Loader")],
+        [JINJA],
+    ],
+    ids=["none", "without-app-dirs", "without-the-loader", "jinja2"],
+)
+def test_templates_that_no_engine_finds_are_a_warning(settings, templates):
+    if JINJA in templates:
+        pytest.importorskip("jinja2")
+    settings.TEMPLATES = templates
+
+    assert said("W020") == [
+        "No engine in TEMPLATES finds the templates of garmin_auth, so its pages cannot be "
+        "rendered."
+    ]
+    assert DJANGO_ENGINE in hint("W020")
+    assert DIRECTORIES in hint("W020")
+
+
+@pytest.mark.parametrize(
+    "templates",
+    [
+        [{"BACKEND": DJANGO_ENGINE, "APP_DIRS": True}],
+        [{"BACKEND": DJANGO_ENGINE}, {"BACKEND": DJANGO_ENGINE, "NAME": "2", "APP_DIRS": True}],
+        [{"BACKEND": DJANGO_ENGINE, "DIRS": [ROOT / "garmin_auth" / "templates"]}],
+        [django_engine(DIRECTORIES)],
+        [django_engine((f"{LOADERS}.cached.Loader", [DIRECTORIES]))],
+        [django_engine((f"{LOADERS}.locmem.Loader", OWN_STATUS))],
+        [django_engine(f"{__name__}.DatabaseLoader", DIRECTORIES)],
+        [django_engine(f"{__name__}.DatabaseLoader")],
+        [django_engine((f"{LOADERS}.locmem.Loader", {"garmin_auth/status.html": "{% else %}"}))],
+    ],
+)
+def test_templates_that_an_engine_finds_or_may_find_are_silent(settings, templates):
+    settings.TEMPLATES = templates
+
+    assert said("W020") == []
+
+
+@pytest.mark.usefixtures("without_urls")
+def test_without_our_urls_the_templates_are_no_matter(settings):
+    settings.TEMPLATES = []
+
+    assert said("W020") == []
+
+
+def test_without_a_urlconf_the_templates_are_no_matter(settings):
+    settings.TEMPLATES = []
+    del settings.ROOT_URLCONF
+
+    assert said("W020") == []
+
+
+# Routers
+
+
+class Router:
+    """Keeps garmin_auth in one database, and all else in another."""
+
+    def __init__(self, ours, theirs=None):
+        self.ours, self.theirs = ours, theirs
+
+    def db_for_write(self, model, **hints):
+        return self.ours if model._meta.app_label == "garmin_auth" else self.theirs
+
+
+class TenantRouter:
+    def db_for_write(self, model, **hints):
+        raise LookupError("There is no request.")
+
+
+@pytest.fixture
+def second(monkeypatch):
+    """Give the site a second database, with these settings instead of the first one's."""
+
+    def second(**given):
+        monkeypatch.setitem(
+            connections.settings, "second", {**connections.settings["default"], **given}
+        )
+
+    return second
+
+
+@pytest.mark.parametrize(
+    "given", [{"NAME": "sport"}, {"HOST": "sport.example.com"}, {"PORT": "6543"}, {"ENGINE": "x"}]
+)
+def test_users_in_another_database_are_an_error(settings, second, given):
+    second(**given)
+    settings.DATABASE_ROUTERS = [Router("second")]
+
+    assert said("E009") == [
+        "Your database router keeps garmin_auth in 'second', but auth.User in 'default', so no "
+        "Garmin session can be stored."
+    ]
+    assert "manage.py migrate --database default" in hint("E009")
+
+
+@pytest.mark.parametrize("router", [Router("second", "second"), TenantRouter(), Router("unknown")])
+def test_users_in_the_same_database_or_an_unknown_one_are_silent(settings, second, router):
+    second(NAME="sport")
+    settings.DATABASE_ROUTERS = [router]
+
+    assert said("E009") == []
+
+
+def test_users_in_the_same_database_under_another_name_are_silent(settings, second):
+    second(USER="another", OPTIONS={})
+    settings.DATABASE_ROUTERS = [Router("second")]
+
+    assert said("E009") == []
+
+
+@pytest.mark.django_db
+def test_a_router_that_needs_a_request_breaks_no_check(settings):
+    settings.DATABASE_ROUTERS = [TenantRouter()]
+    settings.CACHES = {
+        "default": {
+            "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+            "LOCATION": "no_such_table",
+        }
+    }
+
+    found = run_checks(tags=["garmin_auth", "database"], databases=["default"])
+
+    assert {message.id for message in found} & {"garmin_auth.W010", "garmin_auth.E009"} == set()
+
+
+def test_without_a_router_nothing_is_said_of_databases():
+    assert said("E009") == []

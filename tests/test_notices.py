@@ -4,6 +4,7 @@ import re
 import threading
 from base64 import b64decode
 from smtplib import SMTPRecipientsRefused
+from types import SimpleNamespace
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
@@ -34,6 +35,17 @@ user = get_user_model().objects.get(pk=sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 print(check_session(user).outcome)
+"""
+WITHOUT_TRANSLATIONS = """
+from tests.settings import *
+USE_I18N, LANGUAGE_CODE = False, "de"
+"""
+MAIL = """
+from django.contrib.auth import get_user_model
+from garmin_auth.notices import expiry_mail
+user = get_user_model()(pk=1, username="ana", email="ana@site.example")
+[(html, _mimetype)] = expiry_mail(user, "https://site.example").alternatives
+print(html)
 """
 
 
@@ -102,6 +114,13 @@ def test_the_user_is_mailed_when_the_session_dies(user, die, mailed):
         ("https://site.example/portal", "/portal/", "https://site.example/portal/garmin/login/"),
         ("https://site.example", "/portal/", "https://site.example/portal/garmin/login/"),
         ("https://site.example:8443/a/b?c#d", "/b/", "https://site.example:8443/a/b/garmin/login/"),
+        ("https://site.example/ö", "/ö/", "https://site.example/%C3%B6/garmin/login/"),
+        (
+            "https://site.example/a%20b/%C3%B6",
+            "/ö/",
+            "https://site.example/a%20b/%C3%B6/garmin/login/",
+        ),
+        ("https://site.example", "/ö/", "https://site.example/%C3%B6/garmin/login/"),
     ],
 )
 def test_the_link_keeps_the_path_of_the_sites_url(user, site_url, script_name, link):
@@ -170,6 +189,59 @@ def test_who_is_inactive_or_has_no_address_is_not_mailed(user, die, mailed, fact
     user.refresh_from_db()
     die(user)
     assert mailed == []
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("facts", "to"),
+    [
+        ({"email": "ana@site.example"}, ["ana@site.example"]),
+        ({"EMAIL_FIELD": "address", "address": "ana@site.example"}, ["ana@site.example"]),
+        ({"email": None}, None),
+        ({}, None),
+    ],
+)
+def test_a_user_need_not_derive_from_djangos(facts, to):
+    user = SimpleNamespace(pk=1, get_username=lambda: "ana", **facts)
+
+    message = notices.expiry_mail(user, SITE)
+
+    assert (message and message.to) == to
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("kind", ["failing", "ending"])
+@pytest.mark.parametrize(("language", "own"), [("ar", "en"), ("zh-hans", "en"), ("de-at", "de-at")])
+def test_a_mail_is_in_one_language_and_says_which(user, kind, language, own):
+    with translation.override(language):
+        message = notices.notice_mail(kind, user, SITE, since=NOW, ends_at=NOW)
+
+    [(html, _mimetype)] = message.alternatives
+    with translation.override(own):
+        day = date_format(timezone.localtime(NOW), "DATE_FORMAT")
+    assert f'<html lang="{own}" dir="ltr">' in html
+    assert day in html
+    assert day in message.body
+
+
+@pytest.mark.django_db
+def test_a_mail_says_its_language_where_a_site_has_no_translations(run_python, tmp_path):
+    (tmp_path / "without_translations.py").write_text(WITHOUT_TRANSLATIONS)
+
+    html = run_python(MAIL, DJANGO_SETTINGS_MODULE="without_translations", PYTHONPATH=str(tmp_path))
+
+    assert '<html lang="en" dir="ltr">' in html
+    assert "Hello ana," in html
+
+
+@pytest.mark.django_db
+def test_the_links_are_in_the_users_language_even_if_the_mail_is_not(user, settings):
+    settings.ROOT_URLCONF = "tests.language_urls"
+
+    with translation.override("ar"):
+        message = notices.notice_mail("failing", user, SITE, since=NOW)
+
+    assert f"\n{SITE}/ar/garmin/login/\n" in message.body
 
 
 @pytest.mark.django_db

@@ -27,6 +27,7 @@ from ..limits import mass_failure
 from ..login import disconnect
 from ..logins.records import from_record
 from ..models import EndedReason, GarminAuthenticationState
+from ..notices import email_field
 from ..storage import keys
 from ..storage.transactions import non_atomic_everywhere, send_on_commit
 from . import unreadable
@@ -149,11 +150,13 @@ class GarminAuthenticationStateAdmin(admin.ModelAdmin):
         user_model = get_user_model()
         user_admin = self.admin_site._registry.get(user_model)
         fields = tuple(user_admin.get_search_fields(request)) if user_admin else ()
+        known = {field.name: field for field in user_model._meta.get_fields()}
         if not fields:
-            fields = (user_model.USERNAME_FIELD, user_model.get_email_field_name())
-        names = {field.name for field in user_model._meta.get_fields()}
+            fields = (user_model.USERNAME_FIELD, email_field(user_model))
+            # A relation holds no text to search in.
+            fields = [name for name in fields if name in known and not known[name].is_relation]
         return tuple(
-            _of_user(field) for field in fields if field.lstrip("^=@").split("__")[0] in names
+            _of_user(field) for field in fields if field.lstrip("^=@").split("__")[0] in known
         )
 
     @method_decorator(non_atomic_everywhere)
