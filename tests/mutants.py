@@ -60,7 +60,9 @@ TESTS = {
     "logins/ways": "test_engine_choice.py",
     "sessions": "test_sessions.py test_failing.py limits/test_mass_failure.py test_async.py "
     "test_threads_of_a_block.py test_callers_transaction.py engines/test_hazards.py test_health.py "
-    "test_costs.py engines/test_garminconnect_sessions.py",
+    "test_costs.py engines/test_garminconnect_sessions.py limits/test_cooldown.py "
+    "limits/test_engines_apart.py storage/test_lifetimes.py test_regions.py "
+    "engines/test_personal.py",
     "storage/async_calls": "test_async.py",
     "storage/deadlocks": "storage/test_deadlocks.py",
     "storage/fields": "storage/test_fields.py",

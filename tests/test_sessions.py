@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 import time_machine
+from django.core.cache import cache
 from django.db import connections, transaction
 from django.utils import timezone
 
@@ -363,6 +364,25 @@ def test_another_process_refresh_is_taken_over(user, other_user, connect, garmin
         with garmin_client(user) as early:
             early.connectapi(PROFILE)
         late.connectapi(PROFILE)
+        assert garmin.counts["exchange"] == 1
+
+        # To this block, the token that it took over is a fresh one.
+        garmin.expire_access_tokens(EMAIL)
+        with pytest.raises(TokenRefused):
+            late.connectapi(PROFILE)
+
+    assert garmin.counts["exchange"] == 1
+
+
+def test_a_block_asks_for_no_other_fresh_token_even_without_a_cache(user, connect, garmin):
+    connect(user)
+    garmin.fail("api", "unauthorized_other", times=None)
+
+    with garmin_client(user) as client:
+        for _ in range(2):
+            with pytest.raises(TokenRefused):
+                client.connectapi(PROFILE)
+            cache.clear()
 
     assert garmin.counts["exchange"] == 1
 
