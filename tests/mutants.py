@@ -233,7 +233,7 @@ def change_of(diff: str) -> str:
     """Return what a diff takes away and adds, one line each."""
     lines = [line for line in diff.splitlines() if not line.startswith(("---", "+++", "#"))]
     parts = {sign: [ln[1:].strip() for ln in lines if ln.startswith(sign)] for sign in "-+"}
-    return f"- {' '.join(parts['-'])}\n+ {' '.join(parts['+'])}"
+    return "\n".join(f"{sign} {' '.join(parts[sign])}".rstrip() for sign in "-+")
 
 
 def is_text(change: str) -> bool:
@@ -255,7 +255,7 @@ def read_accepted(module: str) -> set[str]:
     for block in ACCEPTED.read_text().split("\n\n"):
         first, *lines = block.strip().splitlines()
         if first == module:
-            changes = (line for line in lines if line.startswith(("- ", "+ ")))
+            changes = (line for line in lines if f"{line} ".startswith(("- ", "+ ")))
             found.update(map("\n".join, zip(changes, changes, strict=True)))
     return found
 
