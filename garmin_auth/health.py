@@ -143,7 +143,7 @@ def _check(
             extra={"event": "check_crashed", "user_pk": user.pk},
         )
         outcome, error = Outcome.UNKNOWN, exc
-    reason = reason_of(error, check=True) if outcome is Outcome.UNKNOWN else ""
+    reason = reason_of(error) if outcome is Outcome.UNKNOWN else ""
     failing = False
     if reason and row:
         with bookkeeping("that a session keeps failing"):

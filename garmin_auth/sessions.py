@@ -264,7 +264,7 @@ class StoredSession:
             self._failing_reason = TokenRefused.failing_reason
             raise TokenRefused(REFUSED_AFTER_REFRESH)
         if isinstance(error, GarminUnavailable):
-            self._failing_reason = failing.reason_of(error)
+            self._failing_reason = error.failing_reason
 
     def _is_foreign_thread(self) -> bool:
         """Return whether this is another thread than the block's, which may never be cleaned up.

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import time
 from datetime import timedelta
 
 import pytest
+import time_machine
 from django.core.cache import cache
 from django.core.management import call_command
 from django.db import connection
@@ -17,6 +19,7 @@ from garmin_auth.accounts import account_of, badge_of
 from garmin_auth.engines.garth import GarthEngine
 from garmin_auth.exceptions import GarminUnavailable, RateLimited, TokenRefused
 from garmin_auth.health import Outcome, check_session, check_sessions
+from garmin_auth.limits.failing import QUIET
 from garmin_auth.login import disconnect, start_login
 from garmin_auth.models import GarminAuthenticationState
 from garmin_auth.sessions import garmin_client
@@ -312,7 +315,13 @@ def test_an_outage_is_logged_once_for_each_engine_and_domain(
     for _ in range(2):
         check_sessions()
 
-    outages = [record for record in caplog.records if getattr(record, "event", "") == "outage"]
+    def logged():
+        return [record for record in caplog.records if getattr(record, "event", "") == "outage"]
+
+    outages = logged()
+    with time_machine.travel(time.time() + QUIET + 1):
+        check_sessions()
+    assert len(logged()) == 2 * len(outages)
     assert sorted((record.engine, record.domain) for record in outages) == [
         ("garth", "garmin.cn"),
         ("garth", "garmin.com"),

@@ -24,17 +24,17 @@ logger = logging.getLogger("garmin_auth")
 QUIET = 3600
 
 
-def reason_of(error: Exception | None, *, check: bool = False) -> str:
+def reason_of(error: Exception | None) -> str:
     """Return the ``FailingReason`` that an error is for the session, "" if it is none.
 
     Args:
-        error: what a call raised, None if it succeeded.
-        check: whether the call was a check's. Its request is always the same, so that a refusal of
-            it concerns the account; any other may be the caller's mistake.
+        error: what a refresh or a check raised, None if it succeeded. The request of a check is
+            always the same, so that a refusal of it concerns the account; any other may be the
+            caller's mistake, and is not for this function.
     """
     if isinstance(error, GarminUnavailable):
         return error.failing_reason
-    return FailingReason.ACCOUNT if check and isinstance(error, GarminRequestError) else ""
+    return FailingReason.ACCOUNT if isinstance(error, GarminRequestError) else ""
 
 
 def report_if_too_long(user: Any, row: SessionRow, reason: str) -> bool:

@@ -221,6 +221,15 @@ def test_logins_pause_for_an_hour_where_garmin_names_no_time():
     assert 3590 <= cooldown.seconds_left("account") <= 3600
 
 
+def test_a_part_of_a_second_is_waited_for():
+    with time_machine.travel(1000, tick=False) as clock:
+        cooldown.start("scope", 10)
+        clock.shift(9.5)
+        assert cooldown.seconds_left("scope") == 1
+        clock.shift(0.5)
+        assert cooldown.seconds_left("scope") == 0
+
+
 def test_a_shorter_word_of_garmin_does_not_shorten_a_pause():
     cooldown.start("scope", 300)
     cooldown.start("scope", 10)
