@@ -111,6 +111,15 @@ def test_a_wait_for_a_turn_ends_with_an_interruption(settings):
     assert answers == []
 
 
+def test_a_wait_for_anothers_reservation_ends_with_an_interruption(settings):
+    settings.GARMIN_AUTH_CHECK_RATE = 1
+    cache.add(cache_key("lock of the next turn"), 1, 60)
+
+    Pace(None).wait(lambda: True)
+
+    assert cache.get(cache_key("next turn")) is None
+
+
 def test_a_turn_is_remembered_for_a_minute_after_it_has_passed(settings):
     settings.GARMIN_AUTH_CHECK_RATE = 0.1
     key = cache_key("next turn")

@@ -162,6 +162,17 @@ def test_another_user_is_not_stopped(user, other_user, account):
     assert start_login(other_user, EMAIL, PASSWORD) == Connected()
 
 
+def test_the_limit_of_an_account_is_its_own(django_user_model, monkeypatch):
+    monkeypatch.setattr(throttle, "ACCOUNT_LIMIT", 2)
+    users = [django_user_model.objects.create_user(f"user{number}") for number in range(3)]
+    for user in users[:2]:
+        throttle.count_login(user, "account")
+    with pytest.raises(LoginThrottled):
+        throttle.count_login(users[2], "account")
+
+    assert throttle.count_login(users[2], "another account")
+
+
 def test_a_refused_login_does_not_count(user, account, monkeypatch):
     monkeypatch.setattr(throttle, "TOTAL_LIMIT", throttle.USER_LIMIT + 1)
     fail_to_log_in(user, throttle.USER_LIMIT)
