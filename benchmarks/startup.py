@@ -17,10 +17,11 @@ from benchmarks.stage import ROOT, Stage, ratios
 
 DATABASES = ("sqlite",)
 NOTES = """
-The Intel machine misses the goal, and its rounds differ by half. Of the 60 to 80 ms that the app
-takes there, 40 ms are the imports of its own modules (``-X importtime``), a third of them the code
-that 20 dataclasses generate. The rest is mostly its system checks, which ask for the versions of
-the engines' packages, and import ``importlib.metadata`` and ``packaging`` for that.
+The Intel machine misses the goal, and its rounds differ by half; so does an AMD EPYC (1.19). Of the
+60 to 80 ms that the app takes there, 40 ms are the imports of its own modules (``-X importtime``),
+a third of them the code that 20 dataclasses generate. The rest is mostly its system checks, which
+ask for the versions of the engines' packages, and import ``importlib.metadata`` and ``packaging``
+for that.
 """
 
 SETTINGS = """
