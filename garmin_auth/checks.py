@@ -508,7 +508,7 @@ def check_login_url(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 def check_terms_url(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """E008: GARMIN_AUTH_TERMS_URL is neither a URL nor the name of a URL pattern."""
-    # Where a middleware sets request.urlconf, ours are in those that have the name.
+    # A middleware may set request.urlconf to URLs that include ours, and that have the name.
     if not getattr(settings, "ROOT_URLCONF", None) or not included():
         return []
     try:

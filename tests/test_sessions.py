@@ -28,6 +28,7 @@ from garmin_auth.sessions import NOTE_EVERY, REFRESH_EVERY, garmin_client
 from garmin_auth.storage.session_rows import read_session
 from tests.conftest import EMAIL, PASSWORD, raw_row, state_of
 from tests.rows import damage
+from tests.waiting import Clock
 
 pytestmark = pytest.mark.every_database
 PROFILE = "/userprofile-service/socialProfile"
@@ -125,19 +126,14 @@ def test_a_long_block_notes_success_now_and_then_and_at_its_end(
 
 @pytest.mark.django_db(transaction=True)
 def test_what_a_long_block_has_noted_is_not_noted_again_at_its_end(user, connect, monkeypatch):
-    class Clock:
-        now, sleep = 0.0, time.sleep
-
-        @classmethod
-        def monotonic(cls):
-            return cls.now
-
-    monkeypatch.setattr("garmin_auth.sessions.time", Clock)
+    clock = Clock()
+    began = clock.now
+    monkeypatch.setattr("garmin_auth.sessions.time", clock)
     connect(user)
     noted = []
     with garmin_client(user) as client:
         for seconds in (0, NOTE_EVERY - 0.1, NOTE_EVERY):
-            Clock.now = seconds
+            clock.now = began + seconds
             client.connectapi(PROFILE)
             noted.append(state_of(user).last_validated)
     assert noted[:2] == [None, None]

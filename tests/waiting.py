@@ -45,3 +45,17 @@ def wait_for_logins():
         if thread.name == THREAD_NAME:
             thread.join(60)
             assert not thread.is_alive()
+
+
+class Clock:
+    """Stands in for a module's ``time``, so that time passes by its pauses alone."""
+
+    def __init__(self):
+        self.now, self.pauses = 1000.0, []
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.pauses.append(seconds)

@@ -50,7 +50,7 @@ async def in_own_thread(name: str, call: Callable[[], T]) -> T:
         context = await sync_to_async(_context_for)(name)
         if context is None:
             return await sync_to_async(call)()
-    # An event loop in one of our threads holds it: all of them may wait for another one.
+    # An event loop in one of our threads occupies it, and all of them may wait for another one.
     executor = ThreadPoolExecutor(1) if is_lent_thread() else _executor(conf.ASYNC_WORKERS)
     # sync_to_async() gives the thread the coroutine's contextvars, and lets async_to_sync() in the
     # thread find the event loop.

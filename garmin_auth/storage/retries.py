@@ -23,8 +23,8 @@ def write_again(write: Callable[[], T]) -> T:
     """Write, retrying on a new connection if the database has dropped this one or is away.
 
     Any database error is retried, not only OperationalError: during a switchover PostgreSQL may
-    report a read-only transaction, which is an InternalError. Not retried is what no attempt would
-    change: an IntegrityError, such as that of a user who was deleted meanwhile, and a DataError.
+    report a read-only transaction, which is an InternalError. Only an IntegrityError, such as that
+    of a user who was deleted meanwhile, and a DataError are not: no attempt would succeed.
 
     Args:
         write: makes the write, in statements that can be repeated.

@@ -5,6 +5,7 @@ from django.db import DatabaseError, DataError, IntegrityError, connection
 
 from garmin_auth.storage import retries
 from garmin_auth.storage.retries import WRITE_EVERY, WRITE_FOR, bookkeeping, write_again
+from tests.waiting import Clock
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -13,20 +14,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def clock(monkeypatch):
     """The time, which passes by pauses alone; and the pauses."""
 
-    class Clock:
-        now, pauses = 1000.0, []
-
-        @classmethod
-        def monotonic(cls):
-            return cls.now
-
-        @classmethod
-        def sleep(cls, seconds):
-            cls.pauses.append(seconds)
-            cls.now += seconds
-
-    monkeypatch.setattr(retries, "time", Clock)
-    return Clock
+    clock = Clock()
+    monkeypatch.setattr(retries, "time", clock)
+    return clock
 
 
 def away(times):

@@ -20,7 +20,7 @@ def user_named(name: str) -> Any:
         raise CommandError(f"There is no user whose {model.USERNAME_FIELD} is {name!r}.")
     if len(users) > 1:  # It need not be unique, if the site has an authentication backend for that.
         raise CommandError(
-            f"More than one user has the {model.USERNAME_FIELD} {name!r}. Use the Python API for "
-            "one of them."
+            f"More than one user has the {model.USERNAME_FIELD} {name!r}. Use the Python API to "
+            "choose one of them."
         )
     return users[0]
